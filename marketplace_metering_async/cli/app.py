@@ -63,7 +63,7 @@ def _options(
     pass
 
 
-@app.command("help")
+@app.command(name="help")
 async def help_(
     _: Console,
     command: Annotated[
@@ -75,7 +75,7 @@ async def help_(
     return Exit(await asyncio.to_thread(main, [*(command or []), "--help"]))
 
 
-@app.command(epilog=examples("demo", "demo --seed 3"))
+@app.command("demo", "demo --seed 3")
 async def demo(
     console: Console,
     seed: Annotated[
@@ -89,13 +89,11 @@ async def demo(
 
 
 @app.command(
-    epilog=examples(
-        "send --product-code my-product usage.jsonl",
-        "send --dry-run --product-code my-product usage.csv",
-        "send --coalesce --product-code my-product events.jsonl.gz",
-        "send --yes --timeout 300 --log-format json --product-code my-product usage.jsonl",
-        "send --ledger sqlite:///usage.db --product-code my-product usage.jsonl",
-    )
+    "send --product-code my-product usage.jsonl",
+    "send --dry-run --product-code my-product usage.csv",
+    "send --coalesce --product-code my-product events.jsonl.gz",
+    "send --yes --timeout 300 --log-format json --product-code my-product usage.jsonl",
+    "send --ledger sqlite:///usage.db --product-code my-product usage.jsonl",
 )
 async def send(
     console: Console,
@@ -127,10 +125,8 @@ async def send(
 
 
 @app.command(
-    epilog=examples(
-        "validate --product-code my-product usage.csv",
-        "validate --coalesce --product-code my-product events.jsonl",
-    )
+    "validate --product-code my-product usage.csv",
+    "validate --coalesce --product-code my-product events.jsonl",
 )
 async def validate(console: Console, usage: UsageOptions) -> Exit:
     """Check usage records without a service; every complaint with its file and line."""
@@ -139,21 +135,15 @@ async def validate(console: Console, usage: UsageOptions) -> Exit:
 
 app.add_typer(ledger.app, name="ledger")
 app.add_typer(sandbox.app, name="sandbox")
-app.command(epilog=examples("resolve 'the-form-field-x-amzn-marketplace-token'"))(
-    operations.resolve
-)
+app.command("resolve 'the-form-field-x-amzn-marketplace-token'")(operations.resolve)
 app.command(
-    epilog=examples(
-        "meter --product-code my-product --dimension requests --quantity 5",
-        "meter --product-code my-product --dimension requests --quantity 5 --dry-run",
-    )
+    "meter --product-code my-product --dimension requests --quantity 5",
+    "meter --product-code my-product --dimension requests --quantity 5 --dry-run",
 )(operations.meter)
-app.command(epilog=examples("register --product-code my-product --nonce my-task"))(
-    operations.register
-)
+app.command("register --product-code my-product --nonce my-task")(operations.register)
 
 
-@app.command(epilog=examples("doctor", "doctor --product-code my-product --region us-east-1"))
+@app.command("doctor", "doctor --product-code my-product --region us-east-1")
 async def doctor(console: Console, *, product_code: ProductCode = None, settings: Settings) -> Exit:
     """
     Check credentials, region, endpoint, clock and versions. Meters nothing.

@@ -81,9 +81,10 @@ class App(typer.Typer):
         super().__init__(cls=Group, context_settings=names, **settings)
 
     def command(  # type: ignore[override]  # takes less than Typer's
-        self, name: str | None = None, *, epilog: str = ""
+        self, *lines: str, name: str | None = None
     ) -> Callable[[Work], Work]:
-        """Make a command of what it does (`run_by_options`); *epilog* stands below its options."""
+        """Make a command of what it does (`run_by_options`); *lines* are examples of its use."""
+        epilog = examples(*lines) if lines else ""
 
         def register(work: Work) -> Work:
             super(App, self).command(name, cls=Command, epilog=epilog)(run_by_options(work))

@@ -2,7 +2,9 @@
 
 import asyncio
 import signal
-from typing import Any, Final, Self
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final, Self, TypeAlias
 
 from marketplace_metering_async.cli.output.console import Console
 
@@ -15,18 +17,44 @@ _ABORTED: Final = (
     "again; what is metered is refused as a duplicate, and nothing is billed twice."
 )
 
+_Handlers: TypeAlias = dict[signal.Signals, Any]
+
+
+def _heard() -> list[signal.Signals]:
+    """Return the signals that end a command, but for those that it was started to ignore."""
+    return [
+        number
+        for number in _SIGNALS
+        if number == signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN
+    ]
+
+
+def _restore(handlers: _Handlers) -> None:
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Let a signal end at once what waits for a person, and with it the event loop."""
+    before: _Handlers = {number: signal.signal(number, signal.SIG_DFL) for number in _heard()}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        _restore(before)
+
 
 class Interrupts:
     """
     Listens while a command works.
 
     Attributes:
-        stopped: Set by the first signal, by `fail()` or at the end of the time: nothing new is to
-            start.
+        stopped: Set by the first signal, at the end of the time, or by whoever sees no sense in
+            going on: nothing new is to start.
         is_late: Whether the time was over.
         happened: Whether there was a signal.
         is_of_service: Whether it was the one by which services are ended, SIGTERM.
-        failure: Why there was no sense in going on, if so.
         says: What the first signal brings about, as text.
     """
 
@@ -36,12 +64,11 @@ class Interrupts:
         self.stopped = asyncio.Event()
         self.happened = False
         self.is_of_service = False
-        self.failure: OSError | None = None
         self.says = says
         self._console = console
         self._timeout = timeout
         self._timer: asyncio.TimerHandle | None = None
-        self._before: dict[signal.Signals, Any] = {}
+        self._before: _Handlers = {}
         self._task = asyncio.current_task()
 
     def __enter__(self) -> Self:
@@ -51,26 +78,16 @@ class Interrupts:
         def tell(number: int, _: object) -> None:
             loop.call_soon_threadsafe(self._interrupt, number)
 
-        self._before = {
-            number: signal.signal(number, tell)
-            for number in _SIGNALS
-            if number == signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN
-        }
+        self._before = {number: signal.signal(number, tell) for number in _heard()}
         if self._timeout is not None:
             self._timer = loop.call_later(self._timeout, self._end)
         return self
 
     def __exit__(self, *_: object) -> None:
         """Listen no more."""
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        _restore(self._before)
         if self._timer is not None:
             self._timer.cancel()
-
-    def fail(self, error: OSError) -> None:
-        """Ask for the end as the first signal does: results cannot be written."""
-        self.failure = error
-        self.stopped.set()
 
     def _end(self) -> None:
         self.is_late = True

@@ -16,7 +16,7 @@ from attrs import frozen
 from marketplace_metering_async import rules
 from marketplace_metering_async.aws.endpoints import Endpoint, FoundEndpoint
 from marketplace_metering_async.aws.signing import Signer
-from marketplace_metering_async.cli.input.doubts import doubt_of_account
+from marketplace_metering_async.cli.input.lines import doubt_of_account
 from marketplace_metering_async.cli.output.console import Console, Log, LogFormat
 from marketplace_metering_async.cli.output.steps import Steps
 from marketplace_metering_async.client import MarketplaceMeteringClient
@@ -113,9 +113,20 @@ def _account(text: str | None) -> str | None:
     return text
 
 
+def some_text(text: str | None) -> str | None:
+    """Refuse what a script gives of a variable that is not set: it would mean nothing was given."""
+    if text == "":
+        raise typer.BadParameter("expected a text, got none: is a variable not set?")
+    return text
+
+
 EndpointUrl = Annotated[
     str | None,
-    option("--endpoint-url URL", "Send to another endpoint than AWS's, such as the sandbox's."),
+    option(
+        "--endpoint-url URL",
+        "Send to another endpoint than AWS's, such as the sandbox's.",
+        callback=some_text,
+    ),
 ]
 Profile = Annotated[
     str | None,
@@ -126,6 +137,7 @@ Region = Annotated[
     option(
         "--region NAME",
         "The AWS region; otherwise AWS_DEFAULT_REGION, AWS_REGION or the profile says which.",
+        callback=some_text,
     ),
 ]
 _PRODUCT: Final = "MARKETPLACE_METERING_PRODUCT_CODE"
@@ -189,7 +201,6 @@ Format = Annotated[
         "What stderr is: text for people, or json, an object a line, for a log.",
     ),
 ]
-QUOTA = CALLS_PER_SECOND
 
 
 def doubt_of(endpoint: Endpoint) -> str:
@@ -264,7 +275,7 @@ class Settings:
     endpoint_url: EndpointUrl = None
     profile: Profile = None
     region: Region = None
-    calls_per_second: float = QUOTA
+    calls_per_second: float = CALLS_PER_SECOND
     timeout: float | None = None
     verbose: bool = False
     log_format: LogFormat = LogFormat.TEXT
@@ -327,7 +338,7 @@ class CallSettings(Settings):
 class SendSettings(Settings):
     """The options of a command that sends records."""
 
-    calls_per_second: CallsPerSecond = QUOTA
+    calls_per_second: CallsPerSecond = CALLS_PER_SECOND
     timeout: Timeout = None
     verbose: Verbose = False
     log_format: Format = LogFormat.TEXT

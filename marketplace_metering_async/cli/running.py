@@ -14,7 +14,7 @@ from marketplace_metering_async.cli import exit_codes
 from marketplace_metering_async.cli.exit_codes import Exit, MisuseError
 from marketplace_metering_async.cli.options import Settings
 from marketplace_metering_async.cli.output.advice import as_typed
-from marketplace_metering_async.cli.output.console import PLAIN, Console, Log, error_text
+from marketplace_metering_async.cli.output.console import PLAIN, Console, Log, LogFormat, error_text
 from marketplace_metering_async.errors import InvalidRecordError, MeteringError
 
 
@@ -64,6 +64,7 @@ def finish(work: Callable[[Console], Coroutine[Any, Any, Exit | None]], log: Log
 
     Raises:
         typer.Exit: unless there is no code.
+        typer.BadParameter: where people are to see it as typer shows it.
     """
     console = Console(log)
     code: Exit | None
@@ -71,6 +72,11 @@ def finish(work: Callable[[Console], Coroutine[Any, Any, Exit | None]], log: Log
         code = asyncio.run(work(console))
     except (KeyboardInterrupt, asyncio.CancelledError):
         code = Exit.INTERRUPTED
+    except typer.BadParameter as error:
+        if log.format is LogFormat.TEXT:
+            raise
+        console.complain(error.format_message())
+        code = Exit.USAGE
     except MisuseError as error:
         console.complain(error)
         code = Exit.USAGE

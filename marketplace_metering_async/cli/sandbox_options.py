@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 from attrs import frozen
 
-from marketplace_metering_async.cli.options import QUOTA, option, rate
+from marketplace_metering_async.cli.options import option, rate
+from marketplace_metering_async.limits import CALLS_PER_SECOND
 
 
 @frozen(kw_only=True)
@@ -19,7 +20,7 @@ class SandboxOptions:
     calls_per_second: Annotated[
         float,
         option("--calls-per-second NUMBER", "The quota that it enforces; 0: none.", parser=rate),
-    ] = QUOTA
+    ] = CALLS_PER_SECOND
     host: Annotated[
         str,
         option("--host HOST", "The address to listen on; another than loopback needs --open-to."),

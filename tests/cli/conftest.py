@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from support.commands import CREDENTIALS, Shell
@@ -38,3 +39,9 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> None:
 def shell(capfd: pytest.CaptureFixture[str]) -> Shell:
     """Runs commands."""
     return Shell(capfd)
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    """Of a ledger that is not there yet."""
+    return f"sqlite:///{tmp_path}/ledger.db"

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from support.commands import Shell, line, target
 
-from marketplace_metering_async.cli.commands import demo
+from marketplace_metering_async.aws.transport import Response
+from marketplace_metering_async.cli.commands import demo, doctor
 from marketplace_metering_async.cli.output import progress
 from marketplace_metering_async.clock import SystemClock
 from marketplace_metering_async.sandbox import AccessKey, Book, Fault, FaultKind, Sandbox
@@ -143,6 +144,16 @@ def test_a_doctor_finds_a_wrong_clock(
 
     assert (4, "no") == (done.code, found(done.lines)["clock"])
     assert re.search(r"-1(79|80|81) s from the endpoint's", done.err)
+
+
+@pytest.mark.parametrize("date", ["Fri, 31 Dec 9999 23:59:59 -1200", "now", "0"])
+def test_a_date_that_is_none_is_no_clock(date: str) -> None:
+    """
+    What answers in the service's place may say anything.
+    """
+    response = Response(status=200, headers={"Date": date}, body=b"")
+
+    assert "the endpoint does not tell the time" == doctor._clock(response).text
 
 
 def test_hostile_text_is_shown_and_not_obeyed(

@@ -1,5 +1,6 @@
 """One line of input: read strictly, or refused with what is wrong; nothing is half-read."""
 
+import csv
 import json
 from contextlib import suppress
 from pathlib import Path
@@ -196,7 +197,7 @@ def test_a_wrong_header_is_told(header: bytes, says: str) -> None:
             "2026-11-23T10:00:00Z,d,5,\u0661".encode(),
             "customer_aws_account_id: expected the digits",
         ),
-        (b"2026-11-23T10:00:00Z," + b"d" * 140_000 + b",5,1", "field larger than field limit"),
+        (b"2026-11-23T10:00:00Z," + b"d" * 140_000 + b",5,1", "dimension: expected 1 to 255"),
     ],
 )
 def test_a_wrong_row_is_told_and_read_no_further(row: bytes, says: str) -> None:
@@ -305,6 +306,19 @@ def test_csv_takes_what_json_takes() -> None:
     record = UsageRecord.from_boto({**members, "CustomerAWSAccountId": "1"})
     assert (3, 'a "b", c', 1795428000) == (record.quantity, record.dimension, record.epoch)
     assert 3 == record.usage_allocations[0].allocated_usage_quantity
+
+
+def test_a_cell_may_be_as_large_as_a_member() -> None:
+    """
+    As the 2,500 allocations of a record are: what JSON takes, CSV takes.
+    """
+    row = next(csv.reader([(HEADER + b",usage_allocations").decode()]))
+    many = json.dumps([{"allocated_usage_quantity": 1, "tags": []}] * 5_000)
+    cells = [*ROW.decode().split(","), '"' + many.replace('"', '""') + '"']
+
+    members = csv_rows("f:1", ",".join(row).encode())(",".join(cells).encode())
+
+    assert 5_000 == len(members["UsageAllocations"])
 
 
 def test_allocations_that_are_no_json_are_refused() -> None:
@@ -425,6 +439,23 @@ def test_standard_input_is_read_once(tmp_path: Path) -> None:
     """
     with pytest.raises(UsageFileError, match="read only once"):
         sources_of(["-", "-"])
+
+
+@pytest.mark.parametrize("other", ["usage.jsonl", "./usage.jsonl", "latest.jsonl", "hard.jsonl"])
+def test_a_file_is_read_once_whatever_it_is_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: str
+) -> None:
+    """
+    `logs/*.jsonl` with a link to the latest of them would bill that twice.
+    """
+    monkeypatch.chdir(tmp_path)
+    file = Path("usage.jsonl")
+    file.write_bytes(JSON)
+    Path("latest.jsonl").symlink_to(file)
+    Path("hard.jsonl").hardlink_to(file)
+
+    with pytest.raises(UsageFileError, match=f"^{other}: is the same file as usage.jsonl"):
+        sources_of(["usage.jsonl", "/dev/null", "/dev/null", other])
 
 
 @given(st.binary(max_size=400), st.sampled_from(["-", "f.csv", "f.jsonl"]))

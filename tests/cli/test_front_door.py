@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import typer
-from support.commands import HOUR, Shell, command, environment, line, target
+from support.commands import HOUR, Shell, command, environment, line, started, target
 
 from marketplace_metering_async.cli.app import app
 from marketplace_metering_async.cli.exit_codes import Exit
@@ -186,6 +186,16 @@ def test_misuse_is_a_line_of_the_log_too(shell: Shell) -> None:
     assert "No such file" in json.loads(done.err)["message"]
 
 
+def test_options_that_do_not_go_together_are_a_line_of_the_log_too(shell: Shell) -> None:
+    """
+    No frame around it, which a collector of logs would take for five lines.
+    """
+    done = shell("send", "--log-format", "json", "--include-current-hour", "-")
+
+    assert Exit.USAGE == done.code
+    assert "only --coalesce holds hours back" in json.loads(done.err)["message"]
+
+
 async def test_progress_counts_verdicts_and_not_lines_in_order() -> None:
     """
     One line that takes long holds up later results, and no progress. Newcomer, smaller 8
@@ -195,7 +205,7 @@ async def test_progress_counts_verdicts_and_not_lines_in_order() -> None:
         timestamp=HOUR, dimension="d", quantity=1, customer_aws_account_id="111122223333"
     )
     bar = ProgressBar(console, "metering", total=20)
-    lines = ResultWriter(console, lambda error: pytest.fail(str(error)))
+    lines = ResultWriter(console)
     async with Report(console, bar, lines) as report:
         numbers = [report.expect(Line("-", n, 10, record)) for n in (1, 2)]
         report.answer(numbers[1], Fate({"status": "Success"}, Exit.OK))
@@ -214,11 +224,10 @@ def test_a_time_is_said_in_its_own_unit(seconds: float, text: str) -> None:
     assert text == lasting(seconds)
 
 
-def test_a_relay_says_what_it_does(sandbox: Sandbox, shell: Shell, tmp_path: Path) -> None:
+def test_a_relay_says_what_it_does(sandbox: Sandbox, shell: Shell, url: str) -> None:
     """
     A collector of logs gets each call. Newcomer M12
     """
-    url = f"sqlite:///{tmp_path}/u.db"
     shell("ledger", "import", url, "-", "--name", "n", "--product-code", "p", stdin=line(1))
     where = ["--endpoint-url", sandbox.url, "--log-format", "json"]
 
@@ -263,6 +272,25 @@ def test_a_time_limit_ends_a_stream_that_says_nothing(sandbox: Sandbox) -> None:
     assert "Success" == json.loads(done.stdout)["status"]
 
 
+def test_a_time_limit_ends_a_stream_on_its_way_into_a_ledger(
+    sandbox: Sandbox, shell: Shell, tmp_path: Path
+) -> None:
+    """
+    Of input that was not read whole nothing is sent: an hour would be sealed without its rest.
+    """
+    fifo, url = tmp_path / "fifo", f"sqlite:///{tmp_path}/u.db"
+    os.mkfifo(fifo)
+    options = ["--timeout", 1.5, "--ledger", url, *target(sandbox)]
+    with started("send", *options, fifo) as running, fifo.open("wb", buffering=0) as silent:
+        silent.write(line(1).encode() + b"\n")
+        _, err = running.communicate(timeout=30)
+
+    assert Exit.UNDELIVERED == running.returncode, err
+    assert b"The time allowed is over" in err
+    assert "" == shell("ledger", "history", url).out
+    assert 0 == sandbox.calls.total()
+
+
 def test_a_time_limit_is_for_an_end(shell: Shell, tmp_path: Path) -> None:
     """
     A relay that goes on has none.
@@ -289,13 +317,12 @@ def test_a_region_that_is_none_is_named_before_it_is_tried(shell: Shell) -> None
 
 
 def test_the_product_may_stand_in_the_environment(
-    sandbox: Sandbox, shell: Shell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    sandbox: Sandbox, shell: Shell, monkeypatch: pytest.MonkeyPatch, url: str
 ) -> None:
     """
     For what is metered; never for what is looked up, which it would hide.
     """
     monkeypatch.setenv("MARKETPLACE_METERING_PRODUCT_CODE", "prod")
-    url = f"sqlite:///{tmp_path}/u.db"
     where = ["--endpoint-url", sandbox.url]
 
     assert ["Success"] == shell("send", *where, "-", stdin=line(1)).statuses
@@ -354,13 +381,12 @@ def test_a_port_that_is_taken_names_the_way_out(sandbox: Sandbox, shell: Shell) 
 
 @pytest.mark.parametrize("columns", ["0", "1", "99999999999", "²"])
 def test_a_width_that_no_screen_has_hides_nothing(
-    shell: Shell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, columns: str
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, url: str, columns: str
 ) -> None:
     """
     Rich takes COLUMNS by its word: at 0, as some containers set it, it would show nothing at all.
     """
     monkeypatch.setenv("COLUMNS", columns)
-    url = f"sqlite:///{tmp_path}/usage.db"
     usage = ["--product-code", "p", "--account", "111122223333", "--dimension", "d"]
     shell("ledger", "add", url, *usage, "--quantity", "5")
 

@@ -21,6 +21,7 @@ from support.commands import HOUR, Run, Shell, line, target
 
 from marketplace_metering_async import UsageRecord
 from marketplace_metering_async.cli.commands.hourly_sums import HourlySums
+from marketplace_metering_async.cli.commands.job import TemporaryLines
 from marketplace_metering_async.cli.exit_codes import Exit
 from marketplace_metering_async.cli.input.lines import sources_of
 from marketplace_metering_async.quantities import Quantity
@@ -242,14 +243,19 @@ def test_the_plan_and_validate_tell_the_same(sandbox: Sandbox, shell: Shell) -> 
 
 @pytest.mark.parametrize("way", ["--coalesce", "--ledger"])
 def test_an_input_that_breaks_off_sends_nothing(
-    sandbox: Sandbox, shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+    *,
+    sandbox: Sandbox,
+    shell: Shell,
+    tmp_path: Path,
+    url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    way: str,
 ) -> None:
     """
     Nobody knows to which hours the rest of it belongs; a ledger is given none of it.
     """
     file = tmp_path / "usage.jsonl"
     file.write_text("\n".join(line(1, quantity=1) for _ in range(2000)))
-    url = f"sqlite:///{tmp_path}/ledger.db"
     assert 0 == shell("ledger", "add", url, *LEDGER_USAGE).code
     read, reads = os.read, 0
 
@@ -327,7 +333,8 @@ def sums_of(folder: Path, lines: list[str]) -> Iterator[tuple[Any, Quantity]]:
     """Yield key and quantity of each record that `send --coalesce` would send of these lines."""
     file = folder / "usage.jsonl"
     file.write_text("\n".join(lines))
-    with HourlySums("p") as sums:
+    with TemporaryLines() as kept:
+        sums = HourlySums("p", kept)
         for source in sources_of([str(file)]):
             for block in source.blocks(print):
                 for one in block:

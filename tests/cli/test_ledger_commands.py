@@ -41,12 +41,11 @@ def status_of(shell: Shell, url: str) -> dict[str, Any]:
     return found
 
 
-def test_importing_twice_adds_nothing_twice(tmp_path: Path, usage: Path, shell: Shell) -> None:
+def test_importing_twice_adds_nothing_twice(url: str, usage: Path, shell: Shell) -> None:
     """
     A line is known by its file, its number and what it says; a file that grew adds its new lines.
     Covers: V17, X09
     """
-    url = url_in(tmp_path)
     first = shell("ledger", "import", url, usage, "--product-code", "p")
     again = shell("ledger", "import", url, usage, "--product-code", "p")
     with usage.open("a") as file:
@@ -74,7 +73,7 @@ def test_what_was_stored_has_its_result_where_the_ledger_fails_then(
         os.write(1, data)
 
     monkeypatch.setattr(ledger_in_out, "import_lines", cut_short)
-    monkeypatch.setattr(result_writer, "_stdout", lambda: slowly)
+    monkeypatch.setattr(result_writer, "stdout", lambda: slowly)
     done = shell("ledger", "import", url_in(tmp_path), usage, "--product-code", "p")
 
     assert [1] == [one["line"] for one in done.lines]
@@ -82,12 +81,11 @@ def test_what_was_stored_has_its_result_where_the_ledger_fails_then(
 
 
 def test_a_line_that_the_database_refuses_costs_no_other(
-    tmp_path: Path, usage: Path, shell: Shell
+    url: str, usage: Path, shell: Shell
 ) -> None:
     """
     It is named with its place, as any bad line is.
     """
-    url = url_in(tmp_path)
     shell("ledger", "import", url, usage, "--product-code", "p")
     asyncio.run(refuse_thirteen(url))
     usage.write_text("\n".join(line(n, quantity=13 if n == 5 else 1) for n in range(4, 8)) + "\n")
@@ -114,12 +112,11 @@ def test_a_bad_line_costs_no_other(tmp_path: Path, usage: Path, shell: Shell) ->
 
 
 def test_send_through_a_ledger_meters_the_rest_once(
-    sandbox: Sandbox, tmp_path: Path, usage: Path, shell: Shell
+    sandbox: Sandbox, url: str, usage: Path, shell: Shell
 ) -> None:
     """
     However often the same file is sent.
     """
-    url = url_in(tmp_path)
     runs: list[Run] = [
         shell("send", "--ledger", url, usage, *target(sandbox), "--product-code", "p")
         for _ in range(2)
@@ -132,13 +129,10 @@ def test_send_through_a_ledger_meters_the_rest_once(
     assert 2 == len(on_file)
 
 
-def test_status_speaks_to_people_programs_and_alarms(
-    tmp_path: Path, usage: Path, shell: Shell
-) -> None:
+def test_status_speaks_to_people_programs_and_alarms(url: str, usage: Path, shell: Shell) -> None:
     """
     The names of LedgerStatus in JSON, Prometheus text, and a table.
     """
-    url = url_in(tmp_path)
     shell("ledger", "import", url, usage, "--product-code", "p")
     prometheus = shell("ledger", "status", url, "--prometheus").out
     table = shell("ledger", "status", url)
@@ -149,11 +143,10 @@ def test_status_speaks_to_people_programs_and_alarms(
     assert "units recorded" in table.out
 
 
-def test_history_is_json_lines_or_csv(tmp_path: Path, usage: Path, shell: Shell) -> None:
+def test_history_is_json_lines_or_csv(url: str, usage: Path, shell: Shell) -> None:
     """
     With whole ids: it is evidence.
     """
-    url = url_in(tmp_path)
     shell("ledger", "import", url, usage, "--product-code", "p")
     lines = shell("ledger", "history", url).out.splitlines()
     table = shell("ledger", "history", url, "--csv").out.splitlines()
@@ -163,6 +156,7 @@ def test_history_is_json_lines_or_csv(tmp_path: Path, usage: Path, shell: Shell)
     assert [] == shell("ledger", "history", url, "--state", "metered").lines
     assert table[0].startswith("product_code,customer_aws_account_id")
     assert len(lines) == len(table) - 1 == 2
+    assert json.loads(lines[0]).keys() == set(table[0].split(","))
 
 
 @pytest.mark.parametrize(
@@ -172,16 +166,21 @@ def test_history_is_json_lines_or_csv(tmp_path: Path, usage: Path, shell: Shell)
         (["prune", "{url}", "--days", "1"], "at least 3 days ago"),
         (["history", "{url}", "--month", "May"], "expected YYYY-MM"),
         (["import", "{url}", "-"], "needs --name"),
+        (["import", "{url}", "-", "--name", ""], "expected a text, got none"),
+        (
+            ["import", "{url}", "sqlite:///none.db", "--name", "x"],
+            "a ledger that moves has no lines",
+        ),
+        (["import", "{url}", "sqlite:///none.db", "--changed"], "a ledger that moves has no lines"),
         (["status", "mysql://x"], "expected sqlite:///usage.db or postgresql://"),
     ],
 )
 def test_misuse_is_told(
-    tmp_path: Path, usage: Path, shell: Shell, arguments: list[str], told: str
+    url: str, usage: Path, shell: Shell, arguments: list[str], told: str
 ) -> None:
     """
     In a line, without a traceback.
     """
-    url = url_in(tmp_path)
     shell("ledger", "import", url, usage, "--product-code", "p")
     run = shell("ledger", *[argument.replace("{url}", url) for argument in arguments])
 
@@ -252,11 +251,10 @@ def with_id(event_id: Any, *, quantity: int = 1) -> str:
     return line(1, event_id=event_id, quantity=quantity, product_code="p")
 
 
-def test_a_line_may_have_an_event_id(tmp_path: Path, shell: Shell) -> None:
+def test_a_line_may_have_an_event_id(tmp_path: Path, url: str, shell: Shell) -> None:
     """
     Newcomer H5. Whatever its file is called and wherever it stands, it is the ledger's own id.
     """
-    url = url_in(tmp_path)
     first, second = tmp_path / "a.jsonl", tmp_path / "b.csv"
     first.write_text(with_id("e1") + "\n" + with_id("e2") + "\n")
     members = json.loads(with_id("e2"))
@@ -306,11 +304,10 @@ def recorded(shell: Shell, url: str) -> Any:
     return shell("ledger", "status", url, "--json").lines[0]["recorded"]
 
 
-def test_another_file_of_a_known_name_is_refused(tmp_path: Path, usage: Path, shell: Shell) -> None:
+def test_another_file_of_a_known_name_is_refused(url: str, usage: Path, shell: Shell) -> None:
     """
     Newcomer H5. Neither is its usage lost where a line is the same, nor billed beside the old.
     """
-    url = url_in(tmp_path)
     shell("ledger", "import", url, usage, "--product-code", "p")
     before = recorded(shell, url)
     usage.write_text("\n".join(line(n) for n in (1, 8, 1, 4)))
@@ -360,12 +357,11 @@ def test_no_cell_of_a_table_is_run_by_a_spreadsheet(tmp_path: Path, shell: Shell
 
 
 def test_two_commands_on_one_ledger_count_each_line_once(
-    tmp_path: Path, usage: Path, shell: Shell
+    url: str, usage: Path, shell: Shell
 ) -> None:
     """
     At the same time, of one file. Covers: X15
     """
-    url = url_in(tmp_path)
     usage.write_text("\n".join(line(n % 7) for n in range(300)))
 
     def run() -> Run:
@@ -393,13 +389,12 @@ def test_a_database_that_does_not_answer_is_named(shell: Shell) -> None:
 
 
 def test_a_product_that_the_service_refuses_is_named(
-    sandbox: Sandbox, tmp_path: Path, usage: Path, shell: Shell
+    sandbox: Sandbox, url: str, usage: Path, shell: Shell
 ) -> None:
     """
     A mistyped product waits, and nothing else in what a relay prints would say why.
     """
     sandbox.declare_product("another")
-    url = url_in(tmp_path)
 
     sent = shell("send", "--ledger", url, *target(sandbox), usage)
     shell("ledger", "retry", url, "--state", "frozen")  # it would wait for some seconds

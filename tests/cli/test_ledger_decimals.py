@@ -9,7 +9,6 @@ from datetime import UTC, datetime
 from decimal import Decimal, localcontext
 from pathlib import Path
 
-import pytest
 from attrs import evolve
 from support.commands import Shell, line, target
 
@@ -22,11 +21,6 @@ from marketplace_metering_async.sandbox import Sandbox
 WHO = ["--product-code", "prod", "--account", "000000000001", "--dimension", "requests"]
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
 PRODUCT = ["--product-code", "prod"]
-
-
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path}/usage.db"
 
 
 def declare(url: str, whole: Sequence[str]) -> None:

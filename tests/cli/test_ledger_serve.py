@@ -1,11 +1,14 @@
 """What a ledger serves over HTTP: its metrics, and whether the server lives."""
 
 import re
+import resource
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.error import HTTPError
 from urllib.request import ProxyHandler, build_opener
 
@@ -40,19 +43,18 @@ class Running:
 
 
 @contextmanager
-def server(*arguments: object) -> Iterator[Running]:
-    with started("ledger", *arguments, "--port", 0) as process:
+def server(*arguments: object, **how: Any) -> Iterator[Running]:
+    with started("ledger", *arguments, "--port", 0, **how) as process:
         said = pipe(process.stderr).readline().decode()
         found = re.search(r"http://[^/]+", said)
         assert found, said
         yield Running(found[0], process)
 
 
-def test_metrics_are_served_until_it_is_ended(tmp_path: Path, shell: Shell) -> None:
+def test_metrics_are_served_until_it_is_ended(url: str, shell: Shell) -> None:
     """
     The text of `ledger status --prometheus`, and whether the server lives.
     """
-    url = f"sqlite:///{tmp_path}/u.db"
     shell("ledger", "create", url)
     printed = shell("ledger", "status", url, "--prometheus").out
 
@@ -63,6 +65,34 @@ def test_metrics_are_served_until_it_is_ended(tmp_path: Path, shell: Shell) -> N
         assert 404 == running.get("/")[0]
         running.process.send_signal(signal.SIGTERM)
         assert Exit.OK == running.process.wait(timeout=20)
+
+
+def few_files() -> None:
+    """As many as a process may have that nobody gives more."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1_024, 1_024))
+
+
+@pytest.mark.parametrize("what", ["serve", "serve-metrics"])
+def test_nobody_locks_others_out_or_fills_the_log(what: str, url: str, shell: Shell) -> None:
+    """
+    Neither who sends what is no HTTP, nor who opens connections and says nothing.
+    """
+    shell("ledger", "create", url)
+    path = "/" if what == "serve" else "/healthz"
+    with server(what, url, preexec_fn=few_files) as running, ExitStack() as left:
+        host, _, port = running.url.removeprefix("http://").partition(":")
+        for said in (b"\x16\x03\x01\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n"):
+            with socket.create_connection((host, int(port)), timeout=10) as refused:
+                refused.sendall(said)
+                assert refused.recv(100).startswith(b"HTTP/1.")
+        for _ in range(1_200):
+            left.enter_context(socket.create_connection((host, int(port)), timeout=10))
+        assert 200 == running.get(path)[0]
+        running.process.send_signal(signal.SIGTERM)
+        _, err = running.process.communicate(timeout=20)
+
+    assert b"Traceback" not in err
+    assert len(err.splitlines()) < 20
 
 
 async def test_a_ledger_that_is_away_is_a_503_of_a_server_that_lives() -> None:

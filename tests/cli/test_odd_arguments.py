@@ -149,12 +149,11 @@ def test_what_is_wrong_with_a_time_is_said_of_its_option(shell: Shell, place: st
     ],
 )
 def test_what_is_wrong_with_an_option_is_said_by_its_name(
-    shell: Shell, tmp_path: Path, words: list[str], said: str
+    shell: Shell, url: str, words: list[str], said: str
 ) -> None:
     """
     And not by that of the argument that Python calls it by.
     """
-    url = f"sqlite:///{tmp_path}/usage.db"
     done = shell("ledger", "add", url, "--dimension", "d", "--quantity", "1", *words)
 
     assert Exit.USAGE == done.code

@@ -4,6 +4,7 @@ import re
 import sqlite3
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +47,11 @@ def end_claims(path: Path) -> None:
 
 
 def test_what_a_dead_relay_holds_is_not_all_metered(
-    sandbox: Sandbox, shell: Shell, tmp_path: Path, usage: Path
+    sandbox: Sandbox, shell: Shell, tmp_path: Path, url: str, usage: Path
 ) -> None:
     """
     Killed and started again it ends with 3 until its claims are over. Newcomer H4.
     """
-    url = f"sqlite:///{tmp_path}/ledger.db"
     sandbox.inject(Fault(kind=FaultKind.SLOW, seconds=600, max_hits=1))
     with started("send", "--ledger", url, *target(sandbox), usage) as running:
         wait_for(lambda: sandbox.calls["BatchMeterUsage"] > 0)
@@ -78,13 +78,11 @@ def test_what_a_dead_relay_holds_is_not_all_metered(
 
 
 def test_what_is_not_sealed_yet_is_shown_with_its_time(
-    sandbox: Sandbox, shell: Shell, tmp_path: Path, usage: Path
+    sandbox: Sandbox, shell: Shell, url: str, usage: Path
 ) -> None:
     """
     An hour that is over, too, is sealed ten minutes after its first usage. Newcomer H4, M5.
     """
-    url = f"sqlite:///{tmp_path}/ledger.db"
-
     imported = shell("ledger", "import", url, usage, "--product-code", "p")
     relayed = shell("ledger", "relay", "--once", url, *target(sandbox)[:2])
     shown = shell("ledger", "status", url)
@@ -101,12 +99,11 @@ def test_what_is_not_sealed_yet_is_shown_with_its_time(
 
 
 def test_what_the_service_left_open_is_shown(
-    sandbox: Sandbox, shell: Shell, tmp_path: Path, usage: Path
+    sandbox: Sandbox, shell: Shell, url: str, usage: Path
 ) -> None:
     """
     A refusal of the account comes before what is open, and hides it from nobody. Newcomer H4.
     """
-    url = f"sqlite:///{tmp_path}/ledger.db"
     sandbox.inject(
         Fault(kind=FaultKind.REFUSE, code="AccessDeniedException", status=403, max_hits=1)
     )
@@ -130,12 +127,11 @@ OPEN = (
 
 
 def test_a_relay_that_is_stopped_says_so(
-    sandbox: Sandbox, shell: Shell, tmp_path: Path, usage: Path
+    sandbox: Sandbox, shell: Shell, url: str, usage: Path
 ) -> None:
     """
     Also with --once: what it did not get to is open, and it was interrupted. Newcomer H4.
     """
-    url = f"sqlite:///{tmp_path}/ledger.db"
     sandbox.inject(
         Fault(kind=FaultKind.REFUSE, code="AccessDeniedException", status=403, max_hits=1)
     )
@@ -234,6 +230,14 @@ NEXT: list[tuple[str, dict[str, Any]]] = [
         "2 units are frozen and sent at 03:35 UTC, if a relay runs",
         {"frozen": 7, "in_flight": 5, "next_send_at": NOW + timedelta(minutes=5)},
     ),
+    (
+        "2 units are frozen and sent at 03:35 UTC, if a relay runs",
+        {
+            "frozen": Decimal("2.5"),
+            "in_flight": Decimal("0.5"),
+            "next_send_at": NOW + timedelta(minutes=5),
+        },
+    ),
 ]
 
 
@@ -249,11 +253,10 @@ def test_status_says_what_happens_next(
     assert f"{text}\n" == capsys.readouterr().err
 
 
-def test_zeros_are_all_metered(sandbox: Sandbox, shell: Shell, tmp_path: Path, usage: Path) -> None:
+def test_zeros_are_all_metered(sandbox: Sandbox, shell: Shell, url: str, usage: Path) -> None:
     """
     Their hours stay open for a while, and raise no alarm. Newcomer M14
     """
-    url = f"sqlite:///{tmp_path}/ledger.db"
     usage.write_text("\n".join(line(n, quantity=0) for n in (1, 2)) + "\n")
 
     sent = shell("send", "--ledger", url, *target(sandbox), usage)

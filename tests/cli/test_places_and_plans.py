@@ -1,6 +1,7 @@
 """Which line it is about, what would be sent, how it ends: decisions of the command line."""
 
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -8,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.memory import usage
 
+from marketplace_metering_async.cli.commands import send
 from marketplace_metering_async.cli.commands.plan import Plan
 from marketplace_metering_async.cli.exit_codes import Exit, most_severe, of_error, of_result
 from marketplace_metering_async.cli.input.line_numbers import LineNumbers, RecentLineNumbers
-from marketplace_metering_async.cli.output.console import printable
+from marketplace_metering_async.cli.output.console import Console, printable
 from marketplace_metering_async.cli.output.result_fields import complaint
 from marketplace_metering_async.delivery.duplicates import Duplicates, SchemeOverlaps
 from marketplace_metering_async.errors import (
@@ -47,7 +49,6 @@ def test_places_are_kept_in_runs(steps: list[tuple[str, int]]) -> None:
         assert len(wanted) == places.add(file, number) == recent.add(file, number)
         wanted.append(f"{file}:{number}")
 
-    assert len(wanted) == len(places)
     assert wanted == [places(index) for index in range(len(wanted))]
     assert wanted == [recent(index) for index in range(len(wanted))]
 
@@ -287,6 +288,17 @@ def test_an_error_asks_for_a_code(error: MeteringError, code: Exit) -> None:
     The other operations end by the same codes.
     """
     assert code is of_error(error)
+
+
+def test_an_interrupt_comes_before_results_that_cannot_be_written() -> None:
+    """
+    As the table of exit codes has it.
+    """
+    signalled: Any = SimpleNamespace(happened=True)
+
+    ended = send._ended(Exit.REJECTED, Console(), signalled, OSError(28, "full"))
+
+    assert Exit.INTERRUPTED == ended
 
 
 @given(st.sets(st.sampled_from(Exit)))

@@ -1,6 +1,7 @@
 """The command line as a process: pipes that break, signals, terminals, locales, missing parts."""
 
 import fcntl
+import json
 import os
 import pty
 import re
@@ -324,12 +325,11 @@ def test_an_address_is_only_text(sandbox: Sandbox, shell: Shell, tmp_path: Path)
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
 def test_a_relay_that_is_ended_as_a_service_ends_well(
-    tmp_path: Path, sandbox: Sandbox, shell: Shell, number: signal.Signals, code: int
+    url: str, sandbox: Sandbox, shell: Shell, number: signal.Signals, code: int
 ) -> None:
     """
     With 0, so that `systemctl stop` shows no failed unit. Newcomer M12
     """
-    url = f"sqlite:///{tmp_path}/usage.db"
     members = ["--dimension", "d", "--quantity", 1, "--account", 1, "--product-code", "p"]
     assert 0 == shell("ledger", "add", url, *members).code
     with started("ledger", "relay", url, "--endpoint-url", sandbox.url) as running:
@@ -492,6 +492,35 @@ def test_a_live_send_shows_its_plan_and_asks(
     assert b"neither changed nor taken back" in plan
     assert sandbox.url.encode() in plan
     assert b"Traceback" not in shown
+
+
+@pytest.mark.parametrize("options", [[], ["--coalesce"]])
+def test_a_question_ends_by_a_signal(sandbox: Sandbox, tmp_path: Path, options: list[str]) -> None:
+    """
+    SIGTERM is not kept until somebody answers; nothing was sent.
+    """
+    file = tmp_path / "usage.jsonl"
+    file.write_text(line())
+    with on_terminal("send", *target(sandbox), *options, file, code=LIVE) as (running, terminal):
+        seen(terminal, b"Send? [y/N] ")
+        until_it_waits(running.pid)
+        running.send_signal(signal.SIGTERM)
+
+        assert -signal.SIGTERM == running.wait(10)
+
+    assert 0 == len(sandbox.book)
+
+
+def test_a_log_has_an_object_a_line_on_a_terminal_too(sandbox: Sandbox) -> None:
+    """
+    As a container has one (`tty: true`): whatever its width, no object is broken.
+    """
+    options = ["--verbose", "--log-format", "json"]
+    whole = ["send", *target(sandbox), *options, "-"]
+    with on_terminal(*whole, stdin=line().encode()) as (_, terminal):
+        shown = seen(terminal).decode().splitlines()
+
+    assert {"debug", "info"} <= {json.loads(one)["level"] for one in shown}
 
 
 @pytest.mark.parametrize(

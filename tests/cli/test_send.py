@@ -357,7 +357,7 @@ def test_validate_tells_of_the_lines_before_a_file_that_ends_too_early(
         time.sleep(0.1)
         os.write(1, data)
 
-    monkeypatch.setattr(result_writer, "_stdout", lambda: slowly)
+    monkeypatch.setattr(result_writer, "stdout", lambda: slowly)
     whole, part = tmp_path / "whole.jsonl", tmp_path / "part.jsonl.gz"
     whole.write_text(f"{line(1)}\n")
     part.write_bytes(gzip.compress(f"{line(2)}\n".encode())[:-4])

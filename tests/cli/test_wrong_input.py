@@ -9,6 +9,7 @@ import pytest
 from support.commands import HOUR, Shell
 
 from marketplace_metering_async.cli.exit_codes import Exit
+from marketplace_metering_async.sandbox import Sandbox
 
 HEADER = "timestamp,dimension,quantity,customer_aws_account_id"
 GOOD: dict[str, Any] = {
@@ -212,3 +213,25 @@ def test_the_rest_of_a_row_is_no_row(shell: Shell) -> None:
     verdicts = ["Rejected", "Rejected", "Valid", "Valid", "Rejected"]
     assert (1, verdicts) == (done.code, done.statuses)
     assert all(f"-:{number}: expected a CSV row on one line" in done.err for number in (2, 3, 6))
+
+
+@pytest.mark.parametrize("option", ["--endpoint-url", "--region"])
+@pytest.mark.parametrize("command", [["send", "-"], ["doctor"], ["meter", "--quantity", 1]])
+def test_an_empty_text_is_not_taken_for_none(
+    command: list[object],
+    option: str,
+    shell: Shell,
+    sandbox: Sandbox,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """
+    `--endpoint-url "$SANDBOX"` without SANDBOX would send to AWS, where it is billed.
+    """
+    monkeypatch.setenv("AWS_ENDPOINT_URL_MARKETPLACE_METERING", sandbox.url)
+    product = ["--product-code", "p"]
+    rest = [*product, "--dimension", "d"] if command[0] == "meter" else product
+
+    done = shell(*command, *rest, option, "", stdin=json.dumps(GOOD))
+
+    assert 2 == done.code
+    assert "expected a text, got none" in " ".join(done.err.split())

@@ -1,34 +1,27 @@
 """`send --dry-run` and `validate`: look at the input as `send` would, and send nothing."""
 
-import asyncio
 import json
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from tempfile import SpooledTemporaryFile
 from typing import IO, Any, Final
 
 from marketplace_metering_async.cli.commands.hourly_sums import HourlySums, add_up
-from marketplace_metering_async.cli.commands.job import SendJob
+from marketplace_metering_async.cli.commands.job import SendJob, TemporaryLines
 from marketplace_metering_async.cli.commands.plan import Plan
 from marketplace_metering_async.cli.exit_codes import Exit, MisuseError
 from marketplace_metering_async.cli.input.bad_lines import BlockedHour, CheckedHour
 from marketplace_metering_async.cli.input.formats import UsageFileError
 from marketplace_metering_async.cli.input.line_numbers import LineNumbers
 from marketplace_metering_async.cli.input.lines import Line
-from marketplace_metering_async.cli.input.reader import InputReader
-from marketplace_metering_async.cli.output.console import Console, json_line
+from marketplace_metering_async.cli.output.console import Console, json_line, unwritten
 from marketplace_metering_async.cli.output.held_hours import list_held
-from marketplace_metering_async.cli.output.progress import ProgressBar
 from marketplace_metering_async.cli.output.report import Complaints
 from marketplace_metering_async.cli.output.result_fields import Fate, of_held, of_refusal
 from marketplace_metering_async.cli.output.result_writer import ResultWriter
 from marketplace_metering_async.coalescing import HeldHour
-from marketplace_metering_async.errors import MeteringError
 from marketplace_metering_async.records import UsageRecord
 
-_BREATH: Final = 500
-_IN_MEMORY: Final = 2**20
 _VALID: Final = Fate({"status": "Valid"}, Exit.OK)
 
 
@@ -59,9 +52,7 @@ class _KeptVerdicts:
             else:
                 refused = of_refusal(error, places(number), places)
                 lines.write(json.loads(line) | refused.members)
-            if number % _BREATH == 0:
-                await asyncio.sleep(0)
-                await lines.room.wait()
+            await lines.breathe(number)
 
 
 async def plan_of_lines(
@@ -70,10 +61,23 @@ async def plan_of_lines(
     """Read the input once, and return the plan for its lines as they are; tell *lines* of each."""
     places = LineNumbers()
     plan = Plan(job.product_code, places, complain)
-    with SpooledTemporaryFile(_IN_MEMORY) as file:
+    with TemporaryLines() as file:
         kept = _KeptVerdicts(file)
+
+        def take(line: Line) -> None:
+            number = places.add(line.file, line.number)
+            error = plan.look_at(number, line.record)
+            if lines is None:
+                return
+            key, members = None, _VALID.members
+            if error is not None:
+                members = of_refusal(error, places(number), places).members
+            elif isinstance(line.record, UsageRecord):
+                key = plan.key_of(line.record)
+            kept.add(line, key, {**members, "warning": line.doubt} if line.doubt else members)
+
         try:
-            await _look_at_lines(job, console, plan, places, None if lines is None else kept)
+            await job.read(console, "reading", take)
         except UsageFileError:
             if lines is not None:
                 await kept.write(plan, places, lines)
@@ -84,46 +88,27 @@ async def plan_of_lines(
     return plan
 
 
-async def _look_at_lines(
-    job: SendJob, console: Console, plan: Plan, places: LineNumbers, kept: _KeptVerdicts | None
-) -> None:
-    async with ProgressBar(console, "reading", total=job.size, unit="lines") as bar:
-        async for block in InputReader(job.sources, console.complain).blocks():
-            for line in block:
-                number = places.add(line.file, line.number)
-                error = plan.look_at(number, line.record)
-                if kept is not None:
-                    fate = _VALID if error is None else of_refusal(error, places(number), places)
-                    members = fate.members
-                    if line.doubt:
-                        members = {**members, "warning": line.doubt}
-                    key = None
-                    if error is None and isinstance(line.record, UsageRecord):
-                        key = plan.key_of(line.record)
-                    kept.add(line, key, members)
-                bar.advance(line.size)
-
-
 def plan_of_hours(
     job: SendJob, sums: HourlySums, outcomes: Sequence[CheckedHour], complain: Complaints
 ) -> tuple[Plan, list[Fate]]:
     """Return the plan for the hours that the lines were added up to, and what to tell of each."""
     plan = Plan(job.product_code, sums.places, complain)
-    errors: dict[int, MeteringError | None] = {}
-    for hour, outcome in enumerate(outcomes):
-        if isinstance(outcome, HeldHour | BlockedHour):
-            plan.held += 1
-        else:
-            errors[hour] = plan.look_at(sums.first_line(hour), outcome)
+    errors = [
+        None
+        if isinstance(outcome, HeldHour | BlockedHour)
+        else plan.look_at(sums.first_line(hour), outcome)
+        for hour, outcome in enumerate(outcomes)
+    ]
     fates: list[Fate] = []
     for hour, outcome in enumerate(outcomes):
         if isinstance(outcome, HeldHour | BlockedHour):
             fates.append(of_held(outcome))
+            plan.held += 1
             continue
-        error, place = errors[hour], sums.places(sums.first_line(hour))
+        error = errors[hour]
         if error is None and isinstance(outcome, UsageRecord):  # a later hour may refuse it
             error = plan.later_refusal(plan.key_of(outcome))
-        fates.append(_VALID if error is None else of_refusal(error, place, sums.places))
+        fates.append(_VALID if error is None else of_refusal(error, sums.place(hour), sums.places))
     plan.lines = len(sums)
     plan.refused += sums.refused
     return plan, fates
@@ -147,22 +132,22 @@ async def validate(job: SendJob, console: Console) -> Exit:
     """Tell of every line whether `send` would send it, as far as the service need not be asked."""
     complaints = Complaints(console, most=sys.maxsize)
     on_terminal = sys.stdout is not None and sys.stdout.isatty()
-    failures: list[OSError] = []
-    lines = None if on_terminal else ResultWriter(console, failures.append)
+    lines = None if on_terminal else ResultWriter(console)
     async with lines or nullcontext():
         plan = await (_added_up if job.coalesce else plan_of_lines)(job, console, complaints, lines)
     console.print(plan.table(job.settings.calls_per_second))
     if plan.refused:
         console.print("Fix the lines that are named above; `send` would send the others.")
-    if failures:
-        raise MisuseError(f"results cannot be written to stdout: {failures[0].strerror}")
+    if lines is not None and lines.failure is not None:
+        raise MisuseError(unwritten(lines.failure))
     return _code_of(plan)
 
 
 async def _added_up(
     job: SendJob, console: Console, complain: Complaints, lines: ResultWriter | None = None
 ) -> Plan:
-    with HourlySums(job.product_code) as sums:
+    with TemporaryLines() as file:
+        sums = HourlySums(job.product_code, file)
         await add_up(job, sums, console, complain)
         outcomes = sums.outcomes(include_current_hour=job.include_current_hour)
         plan, fates = plan_of_hours(job, sums, outcomes, complain)
@@ -176,6 +161,4 @@ async def _added_up(
 async def _write_lines(sums: HourlySums, fates: Sequence[Fate], lines: ResultWriter) -> None:
     for number, (file, line, fate) in enumerate(sums.results(fates)):
         lines.write({"file": file, "line": line, **fate.members})
-        if number % _BREATH == 0:
-            await asyncio.sleep(0)
-            await lines.room.wait()
+        await lines.breathe(number)

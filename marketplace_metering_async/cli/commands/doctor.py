@@ -192,7 +192,7 @@ def _batch(response: Response) -> Finding:
 def _clock(response: Response) -> Finding:
     try:
         theirs = parsedate_to_datetime(response.headers.get("Date", "")).astimezone(UTC)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return Finding("clock", Mark.DOUBTFUL, "the endpoint does not tell the time")
     skew = (_CLOCK.now() - theirs).total_seconds()
     return Finding("clock", _good(abs(skew) < _MOST_SKEW), f"{skew:+.0f} s from the endpoint's")

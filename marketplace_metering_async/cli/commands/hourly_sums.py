@@ -4,8 +4,7 @@ import asyncio
 import json
 from array import array
 from collections.abc import Iterator, Sequence
-from tempfile import SpooledTemporaryFile
-from typing import IO, Any, Final, Self
+from typing import IO, Any, Final
 
 from marketplace_metering_async.cli.commands.job import SendJob
 from marketplace_metering_async.cli.exit_codes import Exit
@@ -17,9 +16,7 @@ from marketplace_metering_async.cli.input.bad_lines import (
 )
 from marketplace_metering_async.cli.input.line_numbers import LineNumbers
 from marketplace_metering_async.cli.input.lines import Line
-from marketplace_metering_async.cli.input.reader import InputReader
 from marketplace_metering_async.cli.output.console import Console
-from marketplace_metering_async.cli.output.progress import ProgressBar
 from marketplace_metering_async.cli.output.report import Complaints
 from marketplace_metering_async.cli.output.result_fields import FIX_AND_SEND_ALL, Fate, of_refusal
 from marketplace_metering_async.clock import SystemClock
@@ -27,7 +24,6 @@ from marketplace_metering_async.coalescing import Coalescer, HeldHour, HourOutco
 from marketplace_metering_async.errors import InvalidRecordError, MeteringError
 
 _REFUSED: Final = 2**32 - 1
-_IN_MEMORY: Final = 2**20
 
 
 class HourlySums:
@@ -42,8 +38,8 @@ class HourlySums:
         refused: How many lines say no record.
     """
 
-    def __init__(self, product_code: str | None) -> None:
-        """*product_code* is that of records which name none."""
+    def __init__(self, product_code: str | None, file: IO[bytes]) -> None:
+        """*product_code* is that of records which name none, *file* a temporary one."""
         self.places = LineNumbers()
         self.refused = 0
         self._product_code = product_code
@@ -51,19 +47,11 @@ class HourlySums:
         self._coalescer = Coalescer(product_code)
         self._hours = array("I")  # by line: the index of its hour
         self._firsts = array("Q")  # by hour: the number of its first line
-        self._refusals: IO[bytes] = SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115 - see __exit__
+        self._refusals = file
 
     def __len__(self) -> int:
         """Return the number of lines."""
         return len(self._hours)
-
-    def __enter__(self) -> Self:
-        """Return the sums themselves."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Drop the temporary file."""
-        self._refusals.close()
 
     def add(self, line: Line) -> dict[str, Any] | None:
         """Add a line to its hour; return the members of its result if it says no record."""
@@ -127,16 +115,10 @@ async def add_up(
     stop: asyncio.Event | None = None,
 ) -> None:
     """Add all lines of input to *sums*, or those that are read until *stop* is set."""
-    reader = InputReader(job.sources, console.complain)
-    stopping = asyncio.create_task((stop or asyncio.Event()).wait())
-    stopping.add_done_callback(lambda _: reader.end())
-    try:
-        async with ProgressBar(console, "adding up", total=job.size, unit="lines") as bar:
-            async for block in reader.blocks():
-                for line in block:
-                    members = sums.add(line)
-                    if members is not None:
-                        complain(members["message"])
-                    bar.advance(line.size)
-    finally:
-        stopping.cancel()
+
+    def take(line: Line) -> None:
+        members = sums.add(line)
+        if members is not None:
+            complain(members["message"])
+
+    await job.read(console, "adding up", take, stop)

@@ -1,22 +1,27 @@
 """What `send` and its like were asked for, and the question before something live."""
 
+import asyncio
 import os
-import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Annotated, Final
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from tempfile import SpooledTemporaryFile, gettempdir
+from typing import Annotated, Any, Final
 
 import typer
 from attrs import asdict, frozen
 
 from marketplace_metering_async.cli.exit_codes import MisuseError
-from marketplace_metering_async.cli.input.lines import Source, sources_of
+from marketplace_metering_async.cli.input.lines import Line, Source, sources_of
+from marketplace_metering_async.cli.input.reader import InputReader
+from marketplace_metering_async.cli.interrupts import interruptible
 from marketplace_metering_async.cli.options import ProductCode, Settings, Target, option
 from marketplace_metering_async.cli.output.console import Console
+from marketplace_metering_async.cli.output.progress import ProgressBar
 from marketplace_metering_async.errors import ConfigurationError
 
 CURRENT_HOUR: Final = "--include-current-hour"
+_IN_MEMORY: Final = 2**20
 
 
 @frozen(kw_only=True)
@@ -105,6 +110,64 @@ class SendJob(UsageOptions):
         except ConfigurationError as error:
             return f"nowhere yet: {error}"
 
+    async def read(
+        self,
+        console: Console,
+        does: str,
+        take: Callable[[Line], None],
+        stop: asyncio.Event | None = None,
+    ) -> None:
+        """
+        Hand all lines to *take*, or those that are read until *stop* is set; *does* is for the bar.
+
+        Raises:
+            UsageFileError: once all lines before it were taken.
+        """
+        reader = InputReader(self.sources, console.complain)
+        with reader.ending_with(stop or asyncio.Event()):
+            async with ProgressBar(console, does, total=self.size, unit="lines") as bar:
+                async for block in reader.blocks():
+                    for line in block:
+                        take(line)
+                        bar.advance(line.size)
+
+
+class TemporaryLines(SpooledTemporaryFile[bytes]):
+    """
+    What is kept of lines until all are read; a little is kept in memory.
+
+    Writing, and going back to the start, raise MisuseError with the folder that is full.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(_IN_MEMORY)
+
+    def __exit__(self, *_: object) -> None:
+        """Drop it all, also what could not be written."""
+        with suppress(OSError):
+            self.close()
+
+    def write(self, s: Any) -> int:  # noqa: ANN401 - bytes, as the base class has them
+        """Keep a line."""
+        try:
+            return super().write(s)
+        except OSError as error:
+            raise _full_folder(error) from error
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Go back, once all that waits in a buffer is written."""
+        try:
+            return super().seek(offset, whence)
+        except OSError as error:
+            raise _full_folder(error) from error
+
+
+def _full_folder(error: OSError) -> MisuseError:
+    return MisuseError(
+        f"{gettempdir()}: {error.strerror}: lines are kept there until all are read; TMPDIR names "
+        "another folder"
+    )
+
 
 def somebody_is_there() -> bool:
     """Whether a person started this, and not a machine."""
@@ -131,13 +194,3 @@ def approved(console: Console) -> bool:
         console.print("Nothing was sent.")
         return False
     return True
-
-
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """Let Ctrl-C end at once what waits for a person, and with it the event loop."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)

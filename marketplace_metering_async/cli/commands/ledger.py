@@ -8,7 +8,7 @@ from io import StringIO
 from typing import Annotated, Any, Final
 
 import typer
-from attrs import asdict
+from attrs import asdict, fields
 
 from marketplace_metering_async.cli.commands import ledger_operator
 from marketplace_metering_async.cli.exit_codes import Exit
@@ -29,6 +29,7 @@ from marketplace_metering_async.cli.options import (
     SendSettings,
     moment,
     option,
+    some_text,
 )
 from marketplace_metering_async.cli.output.console import (
     Console,
@@ -58,7 +59,7 @@ Host = Annotated[str, option("--host HOST", "Where to listen.")]
 Port = Annotated[int, option("--port PORT", "On which port; 0: a free one.", min=0, max=65535)]
 
 
-@app.command(epilog=examples("ledger create postgresql://owner@host/usage"))
+@app.command("ledger create postgresql://owner@host/usage")
 async def create(console: Console, url: Url) -> Exit:
     """Make a ledger, or upgrade its schema; as the owner of its tables, where roles differ."""
     async with open_ledger(url, console):
@@ -67,10 +68,8 @@ async def create(console: Console, url: Url) -> Exit:
 
 
 @app.command(
-    epilog=examples(
-        "ledger add sqlite:///usage.db --product-code my-product --account 111122223333 "
-        "--dimension requests --quantity 5 --event-id request-1",
-    )
+    "ledger add sqlite:///usage.db --product-code my-product --account 111122223333 "
+    "--dimension requests --quantity 5 --event-id request-1"
 )
 async def add(
     console: Console,
@@ -102,12 +101,10 @@ async def add(
 
 
 @app.command(
-    "import",
-    epilog=examples(
-        "ledger import sqlite:///usage.db usage.jsonl --product-code my-product",
-        "ledger import sqlite:///usage.db - --name web-1/2026-11-28T09 --product-code my-product",
-        "ledger import postgresql://user@host/database sqlite:///usage.db",
-    ),
+    "ledger import sqlite:///usage.db usage.jsonl --product-code my-product",
+    "ledger import sqlite:///usage.db - --name web-1/2026-11-28T09 --product-code my-product",
+    "ledger import postgresql://user@host/database sqlite:///usage.db",
+    name="import",
 )
 async def import_(
     console: Console,
@@ -125,7 +122,11 @@ async def import_(
     product_code: ProductCode = None,
     name: Annotated[
         str | None,
-        option("--name TEXT", "Name of the input in place of the file's own, such as HOST-DAY."),
+        option(
+            "--name TEXT",
+            "Name of the input in place of the file's own, such as HOST-DAY.",
+            callback=some_text,
+        ),
     ] = None,
     changed: Annotated[
         bool,
@@ -144,6 +145,9 @@ async def import_(
     lines under another name are added again.
     """
     if len(files) == 1 and files[0].startswith("sqlite://"):
+        if name is not None or changed:
+            wrong = "--changed" if name is None else "--name"
+            raise typer.BadParameter("a ledger that moves has no lines", param_hint=wrong)
         async with open_ledger(url, console) as ledger:
             hours = await ledger.take_over(files[0])
         console.print(f"{are(hours, 'hour')} moved; the old ledger takes no more usage")
@@ -156,11 +160,9 @@ async def import_(
 
 
 @app.command(
-    epilog=examples(
-        "ledger relay sqlite:///usage.db",
-        "ledger relay sqlite:///usage.db --log-format json --verbose",
-        "ledger relay sqlite:///usage.db --once --timeout 60",
-    )
+    "ledger relay sqlite:///usage.db",
+    "ledger relay sqlite:///usage.db --log-format json --verbose",
+    "ledger relay sqlite:///usage.db --once --timeout 60",
 )
 async def relay(
     console: Console,
@@ -180,14 +182,12 @@ async def relay(
 
 
 @app.command(
-    epilog=examples(
-        "ledger status sqlite:///usage.db",
-        "ledger status sqlite:///usage.db --json",
-        "ledger status sqlite:///usage.db --prometheus",
-    )
+    "ledger status sqlite:///usage.db",
+    "ledger status sqlite:///usage.db --json",
+    "ledger status sqlite:///usage.db --prometheus",
 )
 async def status(
-    console: Console,
+    _: Console,
     url: Url,
     *,
     json: Annotated[bool, option("--json", "As JSON on stdout.")] = False,
@@ -198,10 +198,10 @@ async def status(
         raise typer.BadParameter("not together with --json", param_hint="--prometheus")
     from marketplace_metering_async.cli.commands import ledger_status  # noqa: PLC0415 - heavy
 
-    return await ledger_status.show(url, console, json=json, prometheus=prometheus)
+    return await ledger_status.show(url, json=json, prometheus=prometheus)
 
 
-@app.command(epilog=examples("ledger serve sqlite:///usage.db"))
+@app.command("ledger serve sqlite:///usage.db")
 async def serve(console: Console, url: Url, *, port: Port = 9178) -> Exit:
     """
     Show the ledger in a browser of this machine, until Ctrl-C or SIGTERM.
@@ -215,11 +215,9 @@ async def serve(console: Console, url: Url, *, port: Port = 9178) -> Exit:
 
 
 @app.command(
-    "serve-metrics",
-    epilog=examples(
-        "ledger serve-metrics sqlite:///usage.db",
-        "ledger serve-metrics postgresql://reader@host/database --host 0.0.0.0 --port 9177",
-    ),
+    "ledger serve-metrics sqlite:///usage.db",
+    "ledger serve-metrics postgresql://reader@host/database --host 0.0.0.0 --port 9177",
+    name="serve-metrics",
 )
 async def serve_metrics(
     console: Console, url: Url, *, host: Host = "127.0.0.1", port: Port = 9177
@@ -235,11 +233,7 @@ async def serve_metrics(
     return await ledger_serve.serve_metrics(url, host, port, console)
 
 
-@app.command(
-    epilog=examples(
-        "ledger history sqlite:///usage.db --month 2026-11 --account 111122223333 --csv",
-    )
-)
+@app.command("ledger history sqlite:///usage.db --month 2026-11 --account 111122223333 --csv")
 async def history(
     console: Console,
     url: Url,
@@ -258,38 +252,23 @@ async def history(
     """Print the story of every hour: sums, frozen record, attempts, answers."""
     states = states_of(state or [], all_states())
     async with open_ledger(url, console, create=False) as ledger:
+        columns = _columns() if csv else []
         if csv:
-            write_out(_row(_COLUMNS))
+            write_out(_row(columns))
         async for entry in ledger.history(states=states, **asdict(where)):
             members = asdict(entry)
-            row = _row(_cell(one, members[one]) for one in _COLUMNS) if csv else json_line(members)
+            row = _row(_cell(one, members[one]) for one in columns) if csv else json_line(members)
             if not write_out(row):
                 break
     return Exit.OK
 
 
-_COLUMNS: Final = (
-    "product_code",
-    "customer_aws_account_id",
-    "customer_identifier",
-    "license_arn",
-    "dimension",
-    "hour",
-    "state",
-    "quantity",
-    "events",
-    "carried",
-    "timestamp",
-    "sealed_at",
-    "region_name",
-    "digest",
-    "attempts",
-    "resolutions",
-    "settled_at",
-    "metering_record_id",
-    "reason",
-    "name",
-)
+def _columns() -> list[str]:
+    """Return all that an entry has; its name is for commands, and comes last."""
+    from marketplace_metering_async.ledger import HistoryEntry  # noqa: PLC0415 - heavy
+
+    name, *others = (field.name for field in fields(HistoryEntry))
+    return [*others, name]
 
 
 def _row(cells: Iterable[object]) -> str:

@@ -11,8 +11,7 @@ from collections import Counter
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import PurePath
-from tempfile import SpooledTemporaryFile
-from typing import IO, Any, Final, Self
+from typing import IO, Any, Final
 
 from attrs import evolve, frozen
 
@@ -30,15 +29,12 @@ from marketplace_metering_async.ledger.usage import UsageReader
 from marketplace_metering_async.ledger.whole_dimensions import WholeDimensions, refusal
 from marketplace_metering_async.records import Key, UsageRecord, utc_of
 
-RECORDED: Final = "Recorded"
-REPEATED: Final = "Repeated"
 FIX_AND_IMPORT: Final = (
     "Fix what the text names and import the file again: lines that were imported add nothing."
 )
 _PREFIX: Final = "import-"
 _AT_ONCE: Final = 1_000
 """Lines that share a commit."""
-_IN_MEMORY: Final = 2**20
 
 
 @frozen
@@ -220,11 +216,11 @@ def _fate(added: AddedUsage | MeteringError, place: str) -> Fate:
         raise added
     code = Exit.REJECTED if added.ended else Exit.OK
     if added.repeated:
-        return Fate({"status": REPEATED}, code)
+        return Fate({"status": "Repeated"}, code)
     if added.ended is not None:
         advice = EXPLANATIONS[added.ended].advice
         return Fate({"status": added.ended.value, "advice": advice}, code)
-    return Fate({"status": RECORDED, "hour": added.hour, "late": added.late}, code)
+    return Fate({"status": "Recorded", "hour": added.hour, "late": added.late}, code)
 
 
 class KeptLines:
@@ -238,21 +234,13 @@ class KeptLines:
         anywhere: The first line that may belong to any hour, as `file:line`; None if there is none.
     """
 
-    def __init__(self, product_code: str | None) -> None:
-        """*product_code* is that of lines which name none."""
+    def __init__(self, product_code: str | None, file: IO[bytes]) -> None:
+        """*product_code* is that of lines which name none, *file* a temporary one."""
         self.held: set[Key] = set()
         self.anywhere: str | None = None
         self._bad = BadLines(product_code)
         self._places = LineNumbers()
-        self._file: IO[bytes] = SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115 - see __exit__
-
-    def __enter__(self) -> Self:
-        """Return the lines themselves."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Drop the temporary file."""
-        self._file.close()
+        self._file = file
 
     def add(self, line: Line, entry: ImportedLine) -> None:
         """Keep the entry of a line."""

@@ -1,11 +1,12 @@
 """Into a ledger and out of it: `ledger import`, `ledger relay` and `send --ledger`."""
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
 from marketplace_metering_async.cli import exit_codes
-from marketplace_metering_async.cli.commands.job import SendJob
+from marketplace_metering_async.cli.commands.job import SendJob, TemporaryLines
 from marketplace_metering_async.cli.commands.ledger_import import (
     FIX_AND_IMPORT,
     ImportedLine,
@@ -29,6 +30,7 @@ from marketplace_metering_async.cli.output.console import (
     error_text,
     print_json,
     printable,
+    unwritten,
 )
 from marketplace_metering_async.cli.output.held_hours import print_blocked
 from marketplace_metering_async.cli.output.progress import ProgressBar
@@ -75,9 +77,8 @@ async def _import(
     *,
     changed: bool = False,
 ) -> Exit:
-    failures: list[OSError] = []
     bar = ProgressBar(console, "importing", unit="lines")
-    async with Report(console, bar, ResultWriter(console, failures.append)) as report:
+    async with Report(console, bar, ResultWriter(console)) as report:
         try:
             async for file, number, fate in import_lines(ledger, blocks, changed=changed):
                 if "message" in fate.members:
@@ -88,10 +89,8 @@ async def _import(
         except UsageFileError as error:
             console.complain(error)
             report.note(Exit.USAGE)
-    if failures:
-        reason = failures[0].strerror or failures[0]
-        what = f"results cannot be written to stdout: {reason}"
-        console.complain(f"{what}; the lines are in the ledger all the same")
+    if (failure := report.lines.failure) is not None:
+        console.complain(f"{unwritten(failure)}; the lines are in the ledger all the same")
         report.note(Exit.USAGE)
     said = (f"{number:,} {status}" for status, number in report.verdicts.items())
     console.print(", ".join(said) or "no lines")
@@ -177,10 +176,14 @@ async def send_through(job: SendJob, url: str, console: Console) -> Exit:
     settings = job.settings
     async with open_ledger(url, console, region_name=settings.region, grace=0) as ledger:
         async with _relaying(ledger, settings, console) as (client, refused):
-            codes = {await _import_whole(ledger, job, console)}
-            with Interrupts(console, _CLOSES, timeout=settings.timeout) as interrupts:
-                report = await ledger.relay_once(client, stop=interrupts.stopped)
-            codes.add(_print_report(report, console))
+            with Interrupts(console, "nothing is sent.", timeout=settings.timeout) as interrupts:
+                codes = {await _import_whole(ledger, job, console, interrupts.stopped)}
+                if interrupts.stopped.is_set():
+                    codes.add(Exit.UNDELIVERED)
+                else:
+                    interrupts.says = _CLOSES
+                    report = await ledger.relay_once(client, stop=interrupts.stopped)
+                    codes.add(_print_report(report, console))
             if interrupts.happened:
                 codes.add(Exit.INTERRUPTED)
         status = await ledger.status()
@@ -189,16 +192,26 @@ async def send_through(job: SendJob, url: str, console: Console) -> Exit:
     return exit_codes.most_severe(codes)
 
 
-async def _import_whole(ledger: UsageLedger, job: SendJob, console: Console) -> Exit:
-    """Add all lines but those of hours that a bad line may belong to, once all are read."""
+async def _import_whole(
+    ledger: UsageLedger, job: SendJob, console: Console, stop: asyncio.Event
+) -> Exit:
+    """
+    Add all lines but those of hours that a bad line may belong to, once all are read.
+
+    Once *stop* is set, no more are read or added.
+    """
     whole = await ledger.whole_dimensions()
     entries = ImportedLines(job.product_code, Naming(), FIX_AND_SEND_ALL, whole)
-    with KeptLines(job.product_code) as kept:
-        async with ProgressBar(console, "reading", total=job.size, unit="lines") as bar:
-            async for block in InputReader(job.sources, console.complain).blocks():
-                for line in block:
-                    kept.add(line, entries.of(line))
-                    bar.advance(line.size)
-        code = await _import(ledger, kept.blocks(), console)
+    with TemporaryLines() as file:
+        kept = KeptLines(job.product_code, file)
+        await job.read(console, "reading", lambda line: kept.add(line, entries.of(line)), stop)
+
+        async def blocks() -> AsyncIterator[Sequence[ImportedLine]]:
+            async for block in kept.blocks():
+                if stop.is_set():
+                    return
+                yield block
+
+        code = await _import(ledger, blocks(), console)
         print_blocked(len(kept.held), kept.anywhere, console)
     return code

@@ -9,7 +9,7 @@ import typer
 from attrs import asdict
 
 from marketplace_metering_async.cli.exit_codes import Exit, MisuseError
-from marketplace_metering_async.cli.help import App, examples
+from marketplace_metering_async.cli.help import App
 from marketplace_metering_async.cli.ledger_options import (
     Buyer,
     Chosen,
@@ -37,10 +37,7 @@ _AT_ONCE: Final = 1_000
 
 
 @app.command(
-    epilog=examples(
-        "ledger retry sqlite:///usage.db",
-        "ledger retry sqlite:///usage.db --state not_subscribed",
-    )
+    "ledger retry sqlite:///usage.db", "ledger retry sqlite:///usage.db --state not_subscribed"
 )
 async def retry(
     console: Console,
@@ -64,7 +61,7 @@ async def retry(
     return Exit.OK
 
 
-@app.command(epilog=examples("ledger prune sqlite:///usage.db --days 400"))
+@app.command("ledger prune sqlite:///usage.db --days 400")
 async def prune(
     console: Console,
     url: Url,
@@ -84,7 +81,7 @@ async def prune(
     return Exit.OK
 
 
-@app.command(epilog=examples("ledger backup sqlite:///usage.db usage-backup.db"))
+@app.command("ledger backup sqlite:///usage.db usage-backup.db")
 async def backup(
     console: Console,
     url: Url,
@@ -97,7 +94,7 @@ async def backup(
     return Exit.OK
 
 
-@app.command("adopt-copy", epilog=examples("ledger adopt-copy sqlite:///usage.db"))
+@app.command("ledger adopt-copy sqlite:///usage.db", name="adopt-copy")
 async def adopt_copy(console: Console, url: Url) -> Exit:
     """Go on with a copy, such as a restored backup, once the producers have repeated."""
     async with open_ledger(url, console, create=False) as ledger:
@@ -113,10 +110,8 @@ async def adopt_copy(console: Console, url: Url) -> Exit:
 
 
 @app.command(
-    "close-customer",
-    epilog=examples(
-        "ledger close-customer sqlite:///usage.db --product-code my-product --account 111122223333",
-    ),
+    "ledger close-customer sqlite:///usage.db --product-code my-product --account 111122223333",
+    name="close-customer",
 )
 async def close_customer(
     console: Console,
@@ -141,9 +136,7 @@ async def close_customer(
 
 
 @app.command(
-    epilog=examples(
-        'ledger resolve sqlite:///usage.db --as metered --state unconfirmed --note "in CloudTrail"',
-    )
+    'ledger resolve sqlite:///usage.db --as metered --state unconfirmed --note "in CloudTrail"'
 )
 async def resolve(
     console: Console,
@@ -161,20 +154,18 @@ async def resolve(
     chosen: Chosen,
 ) -> Exit:
     """Say what became of usage that has ended, once you have found out."""
-
-    async def change(ledger: "UsageLedger", names: Sequence[str]) -> int:
-        return await ledger.resolve(names, as_, note=note)  # type: ignore[arg-type]  # it looks
-
-    count = await _change(console, url, chosen, change)
+    count = await _change(
+        console,
+        url,
+        chosen,
+        lambda ledger, names: ledger.resolve(names, as_, note=note),  # type: ignore[arg-type]  # it looks
+    )
     console.print(f"{are(count)} resolved as {as_}", markup=False)
     return Exit.OK
 
 
 @app.command(
-    "write-off",
-    epilog=examples(
-        'ledger write-off sqlite:///usage.db --state month_over --note "goodwill"',
-    ),
+    'ledger write-off sqlite:///usage.db --state month_over --note "goodwill"', name="write-off"
 )
 async def write_off(
     console: Console,
@@ -187,11 +178,7 @@ async def write_off(
     return await resolve(console, url, as_="written_off", note=note, chosen=chosen)
 
 
-@app.command(
-    epilog=examples(
-        'ledger reopen sqlite:///usage.db --state too_late --note "the relay was down"',
-    )
-)
+@app.command('ledger reopen sqlite:///usage.db --state too_late --note "the relay was down"')
 async def reopen(
     console: Console,
     url: Url,
@@ -200,11 +187,9 @@ async def reopen(
     chosen: Chosen,
 ) -> Exit:
     """Bill ended usage in the hour that runs, where the service surely does not have it."""
-
-    async def change(ledger: "UsageLedger", names: Sequence[str]) -> int:
-        return await ledger.reopen(names, note=note)
-
-    count = await _change(console, url, chosen, change)
+    count = await _change(
+        console, url, chosen, lambda ledger, names: ledger.reopen(names, note=note)
+    )
     console.print(f"the usage of {count:,} is billed in the hour that runs")
     return Exit.OK
 
@@ -248,9 +233,7 @@ def _misuse_of(option: str = "") -> Iterator[None]:
 
 
 @app.command(
-    epilog=examples(
-        'ledger rebind sqlite:///usage.db --region us-east-1 --taken billed --note "FIPS host"',
-    )
+    'ledger rebind sqlite:///usage.db --region us-east-1 --taken billed --note "FIPS host"'
 )
 async def rebind(
     console: Console,
@@ -284,8 +267,7 @@ async def rebind(
 
 
 @app.command(
-    "un-retire",
-    epilog=examples("ledger un-retire sqlite:///usage.db postgresql://user@host/database"),
+    "ledger un-retire sqlite:///usage.db postgresql://user@host/database", name="un-retire"
 )
 async def un_retire(
     console: Console,
@@ -301,7 +283,7 @@ async def un_retire(
     return Exit.OK
 
 
-@app.command(epilog=examples("ledger explain", "ledger explain probably_metered"))
+@app.command("ledger explain", "ledger explain probably_metered")
 async def explain(
     console: Console,
     state: Annotated[

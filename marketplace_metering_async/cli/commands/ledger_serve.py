@@ -1,7 +1,10 @@
 """`ledger serve-metrics` and `ledger serve`: what a ledger knows, over HTTP; they only read."""
 
+import asyncio
 from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime
+from functools import partial
 from importlib.resources import files
 from typing import Any, Final
 
@@ -18,6 +21,8 @@ from marketplace_metering_async.errors import LedgerError
 from marketplace_metering_async.ledger import HistoryEntry, UsageLedger
 from marketplace_metering_async.ledger.metrics import CONTENT_TYPE
 from marketplace_metering_async.sandbox.guard import PAGE_HEADERS, Forbidden, Guard
+from marketplace_metering_async.sandbox.http.connection_limit import ConnectionLimit, answered_log
+from marketplace_metering_async.sandbox.http.exchange import request_logger
 
 _LOOPBACK: Final = "127.0.0.1"
 _SHOWN: Final = 200
@@ -132,18 +137,26 @@ def _app(routes: Mapping[str, Handler], *middlewares: Middleware) -> web.Applica
 
 
 async def _serve(app: web.Application, host: str, port: int, path: str, console: Console) -> Exit:
-    runner = web.AppRunner(app, access_log=None)
+    connections = ConnectionLimit()
+    runner = web.AppRunner(
+        app,
+        access_log=request_logger,
+        access_log_class=answered_log(connections),
+        logger=request_logger,
+    )
     await runner.setup()
-    try:
+    assert runner.server is not None  # noqa: S101 - for the type checker: it is set up
+    protocol = partial(connections.protocol, runner.server)
+    async with AsyncExitStack() as exits:
+        exits.push_async_callback(runner.cleanup)
         with Interrupts(console, "the server closes.") as interrupts:
             try:
-                await web.TCPSite(runner, host, port).start()
+                server = await asyncio.get_running_loop().create_server(protocol, host, port)
             except UnicodeError:
                 raise MisuseError(f"--host: expected a name or an address, got {host!r}") from None
-            own, number = runner.addresses[0][:2]
+            exits.callback(server.close)
+            own, number = server.sockets[0].getsockname()[:2]
             shown = f"[{own}]" if ":" in own else own
             console.print(f"serving http://{shown}:{number}{path}; Ctrl-C ends it", markup=False)
             await interrupts.stopped.wait()
-    finally:
-        await runner.cleanup()
     return Exit.OK if interrupts.is_of_service else Exit.INTERRUPTED

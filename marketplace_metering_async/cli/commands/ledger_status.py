@@ -20,14 +20,14 @@ from marketplace_metering_async.clock import SystemClock
 from marketplace_metering_async.events import Event
 from marketplace_metering_async.ledger import HourState, LedgerStatus, UsageLedger
 from marketplace_metering_async.ledger.metrics import prometheus_text
-from marketplace_metering_async.quantities import millionths, of_millionths
+from marketplace_metering_async.quantities import Quantity, millionths, of_millionths
 
 _LOOKS_EACH = 30.0
 """Seconds between two looks of a relay at its ledger."""
 _GUARDED = "[bold yellow]A copy: open hours wait for `ledger adopt-copy`.[/]"
 
 
-async def show(url: str, _: Console, *, json: bool, prometheus: bool) -> Exit:
+async def show(url: str, *, json: bool, prometheus: bool) -> Exit:
     """Show the status on stdout, for it is what was asked for, and end with what it means."""
     async with UsageLedger.open(url, create=False, observer=unheard) as ledger:
         status = await ledger.status()
@@ -62,8 +62,7 @@ def print_unsettled(status: LedgerStatus, now: datetime, console: Console) -> Ex
         console.print(f"{again}: {status.in_flight:,} units are {of_whom}.")
     if status.next_send_at is not None:
         again = _again("at", status.next_send_at, now)
-        waiting = of_millionths(millionths(status.frozen) - millionths(status.in_flight))
-        console.print(f"{again}: {waiting:,} units are frozen and wait to be sent.")
+        console.print(f"{again}: {_waiting(status):,} units are frozen and wait to be sent.")
     if status.is_unconfirmed_copy:
         console.print(_GUARDED)
     elif status.next_seal_at is not None:
@@ -127,14 +126,18 @@ def print_next(status: LedgerStatus, now: datetime, console: Console) -> None:
         until = at_minute(status.claimed_until, now)
         console.print(f"what is in flight is claimed by a relay until {until}")
     if status.next_send_at is not None:
-        waiting = status.frozen - status.in_flight
         when = _soon("at", status.next_send_at, now)
-        console.print(f"{waiting:,} units are frozen and sent {when}, if a relay runs")
+        console.print(f"{_waiting(status):,} units are frozen and sent {when}, if a relay runs")
     if status.next_seal_at is not None and not status.is_unconfirmed_copy:
         hours = status.hours_at_next_seal
         sealed = _soon("at", status.next_seal_at, now)
         sent = at_minute(max(now, status.next_seal_at) + _time_to_send(hours), now)
         console.print(f"{are(hours, 'hour')} sealed {sealed}, sent by {sent}, if a relay runs")
+
+
+def _waiting(status: LedgerStatus) -> Quantity:
+    """Return the units that are frozen and in no relay's hands."""
+    return of_millionths(millionths(status.frozen) - millionths(status.in_flight))
 
 
 def _soon(word: str, when: datetime, now: datetime) -> str:

@@ -3,13 +3,15 @@
 import sys
 from collections.abc import Awaitable, Callable
 from datetime import datetime
+from functools import partial
 from typing import Annotated, Final
 
 import typer
 from attrs import AttrsInstance, asdict
 
-from marketplace_metering_async.cli.commands.job import interruptible
 from marketplace_metering_async.cli.exit_codes import Exit
+from marketplace_metering_async.cli.input.lines import STDIN, opened
+from marketplace_metering_async.cli.interrupts import interruptible
 from marketplace_metering_async.cli.options import (
     CallSettings,
     Dimension,
@@ -24,6 +26,7 @@ from marketplace_metering_async.cli.output.console import Console, print_json
 from marketplace_metering_async.client import MarketplaceMeteringClient
 from marketplace_metering_async.clock import SystemClock
 
+_BLOCK: Final = 2**16
 _PATIENCE: Final = 10.0
 """Seconds that a call may take where --timeout does not say."""
 
@@ -38,7 +41,7 @@ async def resolve(
 ) -> Exit:
     """Show who is behind a registration token (ResolveCustomer)."""
     with interruptible():
-        given = _stdin() if token == "-" else token  # noqa: S105 - stands for standard input
+        given = _stdin() if token == STDIN else token
     return await _call(
         settings, console, lambda client, patience: client.resolve_customer(given, timeout=patience)
     )
@@ -125,5 +128,6 @@ async def _call(
 def _stdin() -> str:
     if sys.stdin is None:
         raise typer.BadParameter("standard input is closed")
-    with open(0, encoding="utf-8", errors="replace", closefd=False) as stream:
-        return stream.read().strip()
+    with opened(STDIN) as (_, read):
+        pieces = iter(partial(read, _BLOCK), b"")
+        return b"".join(pieces).decode("utf-8", "replace").strip()

@@ -29,7 +29,7 @@ async def serve(console: Console, context: typer.Context, options: SandboxOption
     return await sandbox_serve.serve(options, console)
 
 
-@app.command(epilog=examples("sandbox rules"))
+@app.command("sandbox rules")
 async def rules(console: Console) -> Exit:
     """Show what AWS's pages say and leave open, and how the sandbox reads it, switch by switch."""
     from marketplace_metering_async.cli.commands import sandbox_rules  # noqa: PLC0415 - a web server
@@ -39,10 +39,7 @@ async def rules(console: Console) -> Exit:
 
 
 @app.command(
-    epilog=examples(
-        "sandbox check http://127.0.0.1:8765",
-        "sandbox check http://127.0.0.1:5000 --legacy --markdown",
-    )
+    "sandbox check http://127.0.0.1:8765", "sandbox check http://127.0.0.1:5000 --legacy --markdown"
 )
 async def check(console: Console, options: CheckOptions) -> Exit:
     """

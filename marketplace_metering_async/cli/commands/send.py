@@ -4,7 +4,6 @@
 Every line is a record of its own, or with `--coalesce` added up to hourly records first.
 """
 
-import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from typing import Final
@@ -12,7 +11,7 @@ from typing import Final
 from marketplace_metering_async.cli import exit_codes
 from marketplace_metering_async.cli.commands.check import plan_of_hours, plan_of_lines
 from marketplace_metering_async.cli.commands.hourly_sums import HourlySums, add_up
-from marketplace_metering_async.cli.commands.job import SendJob, approved
+from marketplace_metering_async.cli.commands.job import SendJob, TemporaryLines, approved
 from marketplace_metering_async.cli.exit_codes import Exit
 from marketplace_metering_async.cli.input.bad_lines import BlockedHour, CheckedHour
 from marketplace_metering_async.cli.input.formats import UsageFileError
@@ -20,7 +19,7 @@ from marketplace_metering_async.cli.input.line_numbers import RecentLineNumbers
 from marketplace_metering_async.cli.input.reader import InputReader
 from marketplace_metering_async.cli.interrupts import Interrupts
 from marketplace_metering_async.cli.options import open_client
-from marketplace_metering_async.cli.output.console import Console, printable
+from marketplace_metering_async.cli.output.console import Console, printable, unwritten
 from marketplace_metering_async.cli.output.held_hours import list_held
 from marketplace_metering_async.cli.output.progress import ProgressBar
 from marketplace_metering_async.cli.output.report import Complaints, Report
@@ -38,8 +37,6 @@ from marketplace_metering_async.records import UsageRecord
 
 _DRAINS: Final = "nothing new is sent; what is on its way to the service is awaited."
 """What the first Ctrl-C brings about while records are sent."""
-_BREATH: Final = 500
-"""Lines that are reported between two turns of the event loop."""
 
 
 async def send_lines(job: SendJob, console: Console) -> Exit:
@@ -48,24 +45,28 @@ async def send_lines(job: SendJob, console: Console) -> Exit:
         return Exit.UNDELIVERED
     with Interrupts(console, _DRAINS, timeout=job.settings.timeout) as interrupts:
         bar = ProgressBar(console, "metering", total=job.size)
-        async with Report(console, bar, ResultWriter(console, interrupts.fail)) as report:
+        async with Report(console, bar, ResultWriter(console, interrupts.stopped)) as report:
             try:
                 await _stream_lines(job, console, report, interrupts)
             except UsageFileError as error:
                 console.complain(error)
                 report.note(Exit.USAGE)
-        return _ended(report.summary(), console, interrupts, has_all=report.has_all)
+        late = interrupts.is_late and not report.has_all
+        code = exit_codes.most_severe({report.summary(), Exit.UNDELIVERED if late else Exit.OK})
+        return _ended(code, console, interrupts, report.lines.failure)
 
 
-def _ended(code: Exit, console: Console, interrupts: Interrupts, *, has_all: bool = True) -> Exit:
-    """Return how `send` ends, after telling why it ended early, if it did."""
-    if interrupts.failure is not None:
-        reason = interrupts.failure.strerror or interrupts.failure
-        console.complain(f"results cannot be written to stdout: {reason}")
-        return exit_codes.most_severe((code, Exit.USAGE))
-    if interrupts.is_late and not has_all:
-        code = exit_codes.most_severe((code, Exit.UNDELIVERED))
-    return Exit.INTERRUPTED if interrupts.happened else code
+def _ended(
+    code: Exit, console: Console, interrupts: Interrupts, failure: OSError | None = None
+) -> Exit:
+    """Return how `send` ends, after telling that results cannot be written, if it is so."""
+    codes = {code}
+    if failure is not None:
+        console.complain(unwritten(failure))
+        codes.add(Exit.USAGE)
+    if interrupts.happened:
+        codes.add(Exit.INTERRUPTED)
+    return exit_codes.most_severe(codes)
 
 
 async def _may_send_lines(job: SendJob, console: Console) -> bool:
@@ -114,9 +115,10 @@ async def send_hours(job: SendJob, console: Console) -> Exit:
     """Add the lines up to hourly records, send those, and answer every line."""
     complaints = Complaints(console)
     with (
-        HourlySums(job.product_code) as sums,
+        TemporaryLines() as file,
         Interrupts(console, "nothing is sent.", timeout=job.settings.timeout) as interrupts,
     ):
+        sums = HourlySums(job.product_code, file)
         await add_up(job, sums, console, complaints, interrupts.stopped)
         complaints.end()
         if interrupts.stopped.is_set():
@@ -155,7 +157,7 @@ async def _send_hours(
         return sums.place(to_send[position][0])
 
     bar = ProgressBar(console, "metering", total=len(to_send), unit="hours")
-    async with Report(console, bar, ResultWriter(console, interrupts.fail)) as report:
+    async with Report(console, bar, ResultWriter(console, interrupts.stopped)) as report:
         async with job.settings.client(console, observer=report) as client:
             await open_client(client, console)
             records = (record for _, record in to_send)
@@ -172,12 +174,10 @@ async def _send_hours(
                 report.complain(fate.members["message"])
         for number, line in enumerate(sums.results(fates)):
             report.write(*line)
-            if number % _BREATH == 0:
-                await asyncio.sleep(0)
-                await report.room()
+            await report.lines.breathe(number)
     code = report.summary(Counter(str(fate.members["status"]) for fate in fates))
     list_held(outcomes, console)
-    return _ended(code, console, interrupts)
+    return _ended(code, console, interrupts, report.lines.failure)
 
 
 def _unsent(outcome: CheckedHour, place: str) -> Fate:
@@ -187,7 +187,7 @@ def _unsent(outcome: CheckedHour, place: str) -> Fate:
             return _with_sum(of_held(outcome), outcome.record)
         case MeteringError():
             return of_refusal(outcome, place)
-    return _with_sum(of_unsent("sending ended before its turn came"), outcome)
+    return _with_sum(of_unsent(), outcome)
 
 
 def _with_sum(fate: Fate, record: UsageRecord) -> Fate:

@@ -61,6 +61,8 @@ _DELIMITERS: Final = (",", ";", "\t")
 _MOST_DIGITS: Final = 20
 """Digits of a number in CSV: more than 64 bits can hold, and few enough to read in no time."""
 
+csv.field_size_limit(2**31 - 1)  # a line is short enough, and may be one cell for the most part
+
 
 class UsageFileError(MisuseError):
     """Input that cannot be read at all: a file is missing, or a CSV header is wrong."""

@@ -48,10 +48,6 @@ class LineNumbers:
         self._size = 0
         self._next = -1  # what would continue the last run
 
-    def __len__(self) -> int:
-        """Return how many lines there are."""
-        return self._size
-
     def add(self, file: str, number: int) -> int:
         """Note the place of the next line, and return its running number."""
         if not self._files or self._files[-1] != file:

@@ -6,6 +6,7 @@ line, such as the file of the aws CLI, is read whole (`documents`).
 """
 
 import os
+import select
 import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,7 +18,6 @@ from typing import Any, Final, NamedTuple, TypeAlias
 from attrs import frozen
 
 from marketplace_metering_async.cli.input.documents import LARGEST, Found, is_document, records_of
-from marketplace_metering_async.cli.input.doubts import doubt_of_account
 from marketplace_metering_async.cli.input.formats import (
     EVENT_ID,
     Parse,
@@ -41,11 +41,22 @@ _LONGEST_LINE: Final = 8 * 2**20
 _BLOCK: Final = 2**16
 _BINARY: Final[int] = getattr(os, "O_BINARY", 0)  # Windows would translate newlines
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
+_ACCOUNT_DIGITS: Final = 12
 _MOST_WARNINGS: Final = 5
 """Lines of a file that are warned of one by one."""
 
 Warn: TypeAlias = Callable[[str], object]
 """Gets a text on what is odd about the input, and no fault of it."""
+
+
+def doubt_of_account(account: str | None) -> str:
+    """Return what is odd about an account id, or nothing; spreadsheets drop leading zeros."""
+    if account is None or len(account) == _ACCOUNT_DIGITS:
+        return ""
+    return (
+        f"AWS account ids have {_ACCOUNT_DIGITS} digits, and this one has {len(account)}: was a "
+        "leading zero lost?"
+    )
 
 
 class Line(NamedTuple):
@@ -104,7 +115,7 @@ class Source:
             UsageFileError: if it cannot be opened or read, or has a wrong CSV header.
         """
         doubts = _Doubts(self.name, warn)
-        with _opened(self.name) as (handle, read):
+        with opened(self.name) as (handle, read):
             for block in self._blocks(handle, plain(self.name, read), warn):
                 doubts.look_at(block)
                 yield block
@@ -221,7 +232,20 @@ def sources_of(names: Sequence[str], *, for_ledger: bool = False) -> list[Source
     """
     if names.count(STDIN) > 1:
         raise UsageFileError("- stands for standard input, which can be read only once")
-    return [_source(name, for_ledger=for_ledger) for name in names]
+    sources = [_source(name, for_ledger=for_ledger) for name in names]
+    _require_different([source.name for source in sources if source.size is not None])
+    return sources
+
+
+def _require_different(names: Iterable[str]) -> None:
+    """Refuse files that are one, as by a link: usage that is added up would count twice."""
+    known: dict[tuple[int, int], str] = {}
+    for name in names:
+        found = Path(name).stat()
+        file = (found.st_dev, found.st_ino)
+        if file in known:
+            raise UsageFileError(f"{name}: is the same file as {known[file]}; give it once")
+        known[file] = name
 
 
 def _source(name: str, *, for_ledger: bool) -> Source:
@@ -237,7 +261,7 @@ def _source(name: str, *, for_ledger: bool) -> Source:
         if stat.S_ISDIR(found.st_mode):
             raise UsageFileError(f"{name}: is a directory")
         return Source(name, None, for_ledger)
-    with _opened(name) as (_, read):
+    with opened(name) as (_, read):
         head = plain(name, read)(_BLOCK)
         require_text(name, head)
         head = head.removeprefix(_BYTE_ORDER_MARK)
@@ -248,8 +272,13 @@ def _source(name: str, *, for_ledger: bool) -> Source:
 
 
 @contextmanager
-def _opened(name: str) -> Iterator[tuple[int, Read]]:
-    """Open *name* for plain reads: a thread in a buffered one would keep a process from ending."""
+def opened(name: str) -> Iterator[tuple[int, Read]]:
+    """
+    Open *name* for plain reads: a thread in a buffered one would keep a process from ending.
+
+    Raises:
+        UsageFileError: it cannot be opened, or read.
+    """
     try:
         handle = 0 if name == STDIN else os.open(name, os.O_RDONLY | _BINARY)
     except OSError as error:
@@ -257,7 +286,11 @@ def _opened(name: str) -> Iterator[tuple[int, Read]]:
 
     def read(size: int) -> bytes:
         try:
-            return os.read(handle, size)
+            while True:
+                try:
+                    return os.read(handle, size)
+                except BlockingIOError:  # others have it so that share a pipe or terminal with us
+                    select.select([handle], [], [])
         except OSError as error:
             raise UsageFileError(f"{name}: {error.strerror or error}") from error
 

@@ -2,8 +2,8 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Final
 
 from marketplace_metering_async.cli.input.lines import Line, Source, Warn
@@ -44,8 +44,17 @@ class InputReader:
             self._room.release()
             yield block
 
-    def end(self) -> None:
-        """Yield no further block."""
+    @contextmanager
+    def ending_with(self, stop: asyncio.Event) -> Iterator[None]:
+        """Yield no further block once *stop* is set."""
+        stopping = asyncio.create_task(stop.wait())
+        stopping.add_done_callback(lambda _: self._end())
+        try:
+            yield
+        finally:
+            stopping.cancel()
+
+    def _end(self) -> None:
         self._ended = True
         self._blocks.put_nowait(None)
 

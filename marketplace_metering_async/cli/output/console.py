@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import select
 import sys
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
@@ -121,7 +122,7 @@ class Console(rich.console.Console):
         if message := message.strip():
             time = SystemClock().now().isoformat()
             line = {"time": time, "level": level, "message": message, **members}
-            super().print(json_line(line), end="", markup=False)
+            super().print(json_line(line), end="", markup=False, soft_wrap=True)
 
     def on_broken_pipe(self) -> None:
         """Say no more."""
@@ -219,22 +220,55 @@ def write_out(text: str, *, done: str = "") -> bool:
     Raises:
         MisuseError: it cannot be written, as on a full disk; the text says what is *done* already.
     """
-    stream = sys.stdout
-    if stream is None:  # closed by whoever started us
+    if sys.stdout is None:  # closed by whoever started us
         return False
-    encoding = stream.encoding or "utf-8"
+    encoding = sys.stdout.encoding or "utf-8"
     try:
-        stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
-        stream.flush()
+        stdout()(text.encode(encoding, "backslashreplace"))
     except BrokenPipeError:
-        _drop_the_rest(stream)
+        _drop_the_rest(sys.stdout)
         return False
     except OSError as error:
-        _drop_the_rest(stream)
+        _drop_the_rest(sys.stdout)
         said = f"{done}, but " if done else ""
-        reason = error.strerror or error
-        raise MisuseError(f"{said}results cannot be written to stdout: {reason}") from error
+        raise MisuseError(f"{said}{unwritten(error)}") from error
     return True
+
+
+def unwritten(error: OSError) -> str:
+    """Return what to tell people of results that stdout does not take."""
+    return f"results cannot be written to stdout: {error.strerror or error}"
+
+
+def stdout() -> Callable[[bytes], None]:
+    """
+    Return what writes all of some bytes to stdout, past the buffer of `sys.stdout`.
+
+    A thread that waits in that keeps the process from ending; and where Python runs unbuffered, it
+    says nothing of bytes that a full disk, or a pipe that does not block, did not take.
+    """
+    stream = sys.stdout
+    if stream is None:
+        return nowhere
+    try:
+        handle = stream.fileno()
+    except OSError:  # no file, but a buffer of a caller in this process
+        return lambda data: (stream.write(data.decode(stream.encoding or "utf-8")), None)[1]
+    stream.flush()
+
+    def put(data: bytes) -> None:
+        rest = memoryview(data)
+        while rest:
+            try:
+                rest = rest[os.write(handle, rest) :]
+            except BlockingIOError:  # others have it so that share a pipe or terminal with us
+                select.select([], [handle], [])
+
+    return put
+
+
+def nowhere(_: bytes) -> None:
+    """Drop it."""
 
 
 def end_output() -> None:

@@ -65,6 +65,7 @@ class Report:
     Attributes:
         verdicts: How many lines got which.
         bar: The progress bar.
+        lines: Where results go.
         complain: Tells people of a line.
         has_all: Whether all of the input was read.
     """
@@ -74,7 +75,7 @@ class Report:
         self.bar = bar
         self.complain = Complaints(console)
         self._console = console
-        self._lines = lines
+        self.lines = lines
         self._codes: set[Exit] = set()
         self._expected: dict[int, Line] = {}  # lines that were read and have no result yet
         self._waiting: dict[int, dict[str, Any]] = {}  # results that an earlier line's holds up
@@ -95,7 +96,7 @@ class Report:
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Write out everything, unless the command was aborted."""
-        await self._lines.__aexit__(kind)
+        await self.lines.__aexit__(kind)
         await self.bar.__aexit__()
         self.complain.end()
 
@@ -115,7 +116,7 @@ class Report:
         self.bar.advance(self._expected[number].size)
         while (ready := self._waiting.pop(self._next, None)) is not None:
             line = self._expected.pop(self._next)
-            self._lines.write({"file": line.file, "line": line.number, **ready})
+            self.lines.write({"file": line.file, "line": line.number, **ready})
             self._next += 1
         if len(self._waiting) > _MOST_WAITING:
             self._flowing.clear()
@@ -125,7 +126,7 @@ class Report:
     def write(self, file: str, number: int, fate: Fate) -> None:
         """Tell what became of a line whose turn it is."""
         self._count(fate)
-        self._lines.write({"file": file, "line": number, **fate.members})
+        self.lines.write({"file": file, "line": number, **fate.members})
 
     def note(self, code: Exit) -> None:
         """Let the command end with *code*, unless it has a graver one."""
@@ -138,7 +139,7 @@ class Report:
     async def room(self) -> None:
         """Wait while stdout's reader, or one line that takes long, holds up too many results."""
         await self._flowing.wait()
-        await self._lines.room.wait()
+        await self.lines.room.wait()
 
     def __call__(self, event: Event, /) -> None:
         """Take note of what happens on the way; the client calls it."""

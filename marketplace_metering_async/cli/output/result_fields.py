@@ -99,9 +99,9 @@ def of_blocked(place: str, over_at: datetime | None = None) -> Fate:
     )
 
 
-def of_unsent(reason: str) -> Fate:
+def of_unsent() -> Fate:
     """Return the fate of a line that was not sent, for no fault of its own."""
-    advice = f"Not metered, since {reason}. Send it again."
+    advice = "Not metered, since sending ended before its turn came. Send it again."
     return _unsent(RecordStatus.UNPROCESSED.value, advice)
 
 

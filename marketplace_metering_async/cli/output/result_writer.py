@@ -1,16 +1,15 @@
 """Result lines on stdout, which may be slow, full, or gone."""
 
 import asyncio
-import os
 import queue
-import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final, Self
 
-from marketplace_metering_async.cli.output.console import Console, json_line
+from marketplace_metering_async.cli.output.console import Console, json_line, nowhere, stdout
 
+_BREATH: Final = 500
 _MOST_UNWRITTEN: Final = 4 * 2**20
 """Bytes that may wait for stdout's reader; beyond, reading input waits."""
 
@@ -25,14 +24,16 @@ class ResultWriter:
 
     Attributes:
         room: Set while it is well to make more lines.
+        failure: Why stdout cannot be written, if so, as on a full disk.
     """
 
-    def __init__(self, console: Console, on_failure: Callable[[OSError], None]) -> None:
-        """*on_failure* is called once if stdout cannot be written, as on a full disk."""
+    def __init__(self, console: Console, stop: asyncio.Event | None = None) -> None:
+        """*stop* is set if stdout cannot be written."""
+        self.failure: OSError | None = None
         self.room = asyncio.Event()
         self.room.set()
         self._console = console
-        self._on_failure = on_failure
+        self._stop = stop
         self._loop = asyncio.get_running_loop()
         self._lines: list[str] = []  # made and not yet handed over
         self._unwritten = 0  # bytes handed over and not yet written
@@ -51,6 +52,12 @@ class ResultWriter:
         self._lines.append(line)
         if len(self._lines) == 1:
             self._loop.call_soon(self._hand_over)
+
+    async def breathe(self, number: int) -> None:
+        """Give others a turn after every 500th line, and wait until it is well to make more."""
+        if number % _BREATH == 0:
+            await asyncio.sleep(0)
+            await self.room.wait()
 
     async def __aenter__(self) -> Self:
         """Return the writer itself."""
@@ -79,6 +86,11 @@ class ResultWriter:
             self.room.clear()
         self._queue.put(data)
 
+    def _fail(self, error: OSError) -> None:
+        self.failure = error
+        if self._stop is not None:
+            self._stop.set()
+
     def _note_written(self, size: int) -> None:
         self._unwritten -= size
         if self._unwritten <= _MOST_UNWRITTEN:
@@ -87,39 +99,18 @@ class ResultWriter:
     # In the thread.
 
     def _write_all(self) -> None:
-        put = _stdout()
+        put = stdout()
         while (data := self._queue.get()) is not None:
             try:
                 put(data)
             except BrokenPipeError:
-                put = _nowhere
+                put = nowhere
             except OSError as error:
-                put = _nowhere
-                self._in_loop(self._on_failure, error)
+                put = nowhere
+                self._in_loop(self._fail, error)
             self._in_loop(self._note_written, len(data))
         self._in_loop(self._written.set)
 
     def _in_loop(self, act: Callable[..., None], *values: object) -> None:
         with suppress(RuntimeError):  # the loop is closed: the command was aborted
             self._loop.call_soon_threadsafe(act, *values)
-
-
-def _stdout() -> Callable[[bytes], None]:
-    """Past sys.stdout's buffer: a thread that waits in it would keep the process from ending."""
-    if sys.stdout is None:  # closed by whoever started us
-        return _nowhere
-    try:
-        handle = sys.stdout.fileno()
-    except OSError:  # no file, but a buffer of a caller in this process
-        stream = sys.stdout
-        return lambda data: (stream.write(data.decode("ascii")), stream.flush())[1]
-
-    def put(data: bytes) -> None:
-        while data:
-            data = data[os.write(handle, data) :]
-
-    return put
-
-
-def _nowhere(_: bytes) -> None:
-    """Drop it."""
