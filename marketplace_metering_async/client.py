@@ -111,12 +111,13 @@ class MarketplaceMeteringClient:
 
         Raises:
             TypeError: for a setting of another type than is said here.
-            ValueError: for a rate or a concurrency that is not above 0, or an infinite rate.
+            ValueError: for a rate or a concurrency that is not above 0, or an infinite rate; for an
+                empty region, URL or profile, as of a variable that is not set.
         """
         rules.require_at_least_one("max_concurrency", max_concurrency)
-        rules.require_optional("region_name", region_name, str)
-        rules.require_optional("endpoint_url", endpoint_url, str)
-        rules.require_optional("profile_name", profile_name, str)
+        rules.require_place("region_name", region_name)
+        rules.require_place("endpoint_url", endpoint_url)
+        rules.require_place("profile_name", profile_name)
         rules.require_optional("retry", retry, RetryPolicy)
         rules.require_optional("pacer", pacer, Pacer)
         rules.require_optional("observer", observer, Observer)

@@ -76,6 +76,21 @@ def require_optional(name: str, value: object, kind: type) -> None:
         require_kind(name, value, kind)
 
 
+def require_place(name: str, value: object) -> None:
+    """
+    Refuse a setting that is neither None nor a text with something in it.
+
+    An empty one is that of a variable which is not set, and would lead elsewhere: to AWS itself.
+
+    Raises:
+        TypeError: it is no text.
+        ValueError: it is empty.
+    """
+    require_optional(name, value, str)
+    if value == "":
+        raise ValueError(f"{name}: expected a text or None, got '': is a variable not set?")
+
+
 def require_kind(name: str, value: object, kind: type) -> None:
     """
     Refuse a setting that is not of a *kind*; of a protocol is whatever has its methods.

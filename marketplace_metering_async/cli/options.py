@@ -130,7 +130,11 @@ EndpointUrl = Annotated[
 ]
 Profile = Annotated[
     str | None,
-    option("--profile NAME", "Take credentials and region from this profile of ~/.aws/config."),
+    option(
+        "--profile NAME",
+        "Take credentials and region from this profile of ~/.aws/config.",
+        callback=some_text,
+    ),
 ]
 Region = Annotated[
     str | None,

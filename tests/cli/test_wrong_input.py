@@ -215,7 +215,7 @@ def test_the_rest_of_a_row_is_no_row(shell: Shell) -> None:
     assert all(f"-:{number}: expected a CSV row on one line" in done.err for number in (2, 3, 6))
 
 
-@pytest.mark.parametrize("option", ["--endpoint-url", "--region"])
+@pytest.mark.parametrize("option", ["--endpoint-url", "--region", "--profile"])
 @pytest.mark.parametrize("command", [["send", "-"], ["doctor"], ["meter", "--quantity", 1]])
 def test_an_empty_text_is_not_taken_for_none(
     command: list[object],

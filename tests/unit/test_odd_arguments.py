@@ -55,6 +55,17 @@ def test_a_setting_of_another_type_is_named(setting: str, wanted: str, odd: Any,
         MarketplaceMeteringClient(**{setting: odd})
 
 
+@pytest.mark.parametrize("setting", ["region_name", "endpoint_url", "profile_name"])
+def test_a_place_that_is_empty_is_refused(setting: str) -> None:
+    """
+    It is that of a variable that is not set: a sandbox's address led to AWS, which bills.
+    """
+    given: dict[str, Any] = {setting: ""}
+
+    with pytest.raises(ValueError, match=f"^{setting}: expected a text or None, got '': is a var"):
+        MarketplaceMeteringClient(**given)
+
+
 @pytest.mark.parametrize("odd", [b"key", ["key"]], ids=["bytes", "list"])
 @pytest.mark.parametrize(
     "name", ["aws_access_key_id", "aws_secret_access_key", "aws_session_token"]
