@@ -386,21 +386,6 @@ def test_unconfirmed_when_no_answer_ever_comes() -> None:
     assert 30 == len(result.unprocessed_records)
 
 
-def test_never_sent_is_unprocessed() -> None:
-    """
-    A connection that never was leaves no doubt. Covers: W01, W02
-    """
-
-    class Dead(MemoryService):
-        async def _answer(self, request: Any, timeout: float) -> Any:
-            raise TransportError("no connection to 127.0.0.1:1", sent=False)
-
-    result = batch(Dead(), usage(3), retry=RetryPolicy(timeout=5))
-
-    assert {S.UNPROCESSED: 3} == result.counts
-    assert "no connection" in str(result[0].error)
-
-
 def test_unprocessed_records_travel_on_with_others() -> None:
     """
     What chunks leave open fills the next chunks, so calls stay few. Covers: S17

@@ -510,24 +510,6 @@ def common() -> dict[str, Any]:
     return {"timestamp": hour, "dimension": "requests", "quantity": 1, "product_code": "product"}
 
 
-def test_no_search_begins_after_the_timeout() -> None:
-    """
-    A refusal that comes when the time is over is not looked into; the rest stays open.
-    """
-
-    def fault(number: int, body: dict[str, Any]) -> Refusal | None:
-        del number, body
-        return Refusal("InvalidCustomerIdentifierException", "")
-
-    service = MemoryService(fault)
-    service.round_trip = 1.0
-
-    result = batch(service, usage(25), timeout=0.2)
-
-    assert {S.UNPROCESSED: 25} == result.counts
-    assert 1 == result.calls
-
-
 @pytest.mark.parametrize(
     ("calls_per_second", "round_trip", "max_concurrency"), [(1.0, 0.02, 32), (None, 25.0, 4)]
 )
