@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.figures import DOORS, batch, refusing, send_through
+from support.figures import batch, refusing, send_through
 from support.ledgers import HOUR, NOON, house_at
 from support.memory import MemoryService, metered, untrue, usage
 from support.virtual import START
@@ -74,32 +74,6 @@ async def test_the_ledger_meters_all_good_units_beside_an_odd_one(tmp_path: Path
 
         assert 240 == sum(house.metered().values())
         assert 240 == (await house.balance()).metered
-
-
-@pytest.mark.parametrize("door", DOORS)
-def test_a_license_refused_for_one_hour_says_nothing_of_another(door: str) -> None:
-    """
-    Hours after the license was activated are metered, though earlier ones are refused. (core F2)
-    """
-    activated = START - timedelta(hours=5, minutes=30)
-    records = [
-        UsageRecord(
-            timestamp=START - timedelta(hours=hours),
-            dimension="requests",
-            quantity=1,
-            customer_aws_account_id="1" * 12,
-            license_arn=LICENSE.format("a"),
-            product_code="product",
-        )
-        for hours in range(20, 0, -1)
-    ]
-    service = MemoryService(
-        refusing(lambda r: r["Timestamp"] < activated.timestamp(), "InvalidLicenseException")
-    )
-
-    results = send_through(door, service, records)
-
-    assert [S.REJECTED] * 15 + [S.SUCCESS] * 5 == [r.status for r in results]
 
 
 @pytest.mark.parametrize("code", ["TimestampOutOfBoundsException", "InvalidLicenseException"])
