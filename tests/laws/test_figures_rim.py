@@ -1,9 +1,7 @@
 """Figures of the rim: proxies, transports, clocks, credentials; nothing unproven is claimed."""
 
 import asyncio
-import json
-from datetime import datetime, timedelta
-from email.utils import format_datetime
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -12,38 +10,15 @@ from support.memory import MemoryService, client_of, usage
 from support.virtual import START, VirtualClock, run_virtual
 
 from marketplace_metering_async import UsageBatcher
-from marketplace_metering_async.aws.transport import Request, Response
 from marketplace_metering_async.client import shared_of
 from marketplace_metering_async.results import RecordResult, RecordStatus
 
 S = RecordStatus
 
 
-class Dated(MemoryService):
-    """The service with its own clock: it judges timestamps, and its refusals carry its `Date`."""
-
-    def __init__(self, ahead: timedelta) -> None:
-        self._own = VirtualClock(START - ahead)
-        super().__init__(clock=self._own)
-
-    def now(self) -> datetime:
-        return self._own.now()
-
-    async def send(self, request: Request, *, timeout: float) -> Response:
-        now = self.now()
-        stamps = [r["Timestamp"] for r in json.loads(request.body)["UsageRecords"]]
-        headers = {"Date": format_datetime(now, usegmt=True), "x-amzn-RequestId": "r"}
-        signed = datetime.strptime(request.headers["X-Amz-Date"], "%Y%m%dT%H%M%S%z")
-        code = None
-        if abs(signed - now) > timedelta(minutes=5):
-            code = "InvalidSignatureException"
-        elif max(stamps) > now.timestamp() or min(stamps) < (now - timedelta(hours=24)).timestamp():
-            code = "TimestampOutOfBoundsException"
-        if code is None:
-            return await super().send(request, timeout=timeout)
-        self.requests.append(json.loads(request.body))
-        await asyncio.sleep(self.round_trip)
-        return Response(400, headers, json.dumps({"__type": code}).encode())
+def ahead_of(minutes: int) -> MemoryService:
+    """Return a service whose clock shows so many minutes less than ours."""
+    return MemoryService(clock=VirtualClock(START - timedelta(minutes=minutes)))
 
 
 @pytest.mark.parametrize("door", DOORS)
@@ -52,7 +27,7 @@ def test_records_just_ahead_of_the_services_clock_wait_for_it(door: str) -> None
     The clock is two minutes fast, 25 records are stamped now: all metered, in at most four calls.
     Core F6
     """
-    service = Dated(timedelta(minutes=2))
+    service = ahead_of(2)
 
     results = send_through(door, service, usage(25, timestamp=START))
 
@@ -64,7 +39,7 @@ def test_records_far_ahead_of_the_services_clock_are_rejected() -> None:
     """
     Twenty minutes ahead is no matter of clocks. Law 13
     """
-    service = Dated(timedelta(minutes=4))
+    service = ahead_of(4)
     records = usage(2, timestamp=START + timedelta(minutes=4)) + usage(
         2, timestamp=START + timedelta(minutes=16), dimension="far"
     )

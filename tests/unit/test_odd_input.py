@@ -136,14 +136,6 @@ async def test_the_ledger_refuses_an_odd_end_of_a_subscription(odd: Any, tmp_pat
             await house.ledger.prune(odd)
 
 
-def test_the_present_must_be_a_time() -> None:
-    """
-    A zone without an offset is naive for coalesce(), too. (core F17)
-    """
-    with pytest.raises(ValueError, match="now: expected a time with a time zone"):
-        coalesce([], now=START.replace(tzinfo=NoOffset()))
-
-
 async def test_meter_usage_refuses_odd_times() -> None:
     """
     With the place, and nothing is sent. (core F17)
