@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from campaigns import load
 from support.memory import MemoryService, client_of, metered, usage
-from support.virtual import VirtualClock, run_virtual
+from support.virtual import run_virtual
 
 from marketplace_metering_async import (
     ClientClosedError,
@@ -363,18 +363,6 @@ def test_each_caller_gets_an_exception_of_its_own() -> None:
     assert {RecordStatus.UNPROCESSED} == {result.status for result in results}
 
 
-def test_what_a_request_leaves_open_travels_on() -> None:
-    """
-    With others, until it has a verdict.
-    """
-    service = MemoryService(lambda number, body: FaultKind.UNPROCESSED if number <= 2 else None)
-
-    results = run_virtual(metered_by(usage(50), service))
-
-    assert all(result.metered for result in results)
-    assert 50 == len(service.book)
-
-
 def test_flush_returns_when_all_have_their_verdict() -> None:
     """
     Without waiting for the linger.
@@ -536,23 +524,6 @@ def test_a_sender_that_dies_of_a_bug_is_told_and_replaced() -> None:
 
     assert (RecordStatus.UNPROCESSED, RecordStatus.SUCCESS) == (first.status, second.status)
     assert isinstance(first.error, UnexpectedError)
-
-
-def test_a_client_that_cannot_start_says_why() -> None:
-    """
-    Each caller gets the error, as its verdict.
-    """
-
-    async def run() -> Results:
-        client = MarketplaceMeteringClient(
-            region_name="us-east-1", endpoint_url="ftp://nowhere", clock=VirtualClock()
-        )
-        async with client, UsageBatcher(client) as batcher:
-            return list(await asyncio.gather(*(batcher.meter(r) for r in usage(2))))
-
-    results = run_virtual(run())
-
-    assert ["ConfigurationError"] * 2 == [type(result.error).__name__ for result in results]
 
 
 def test_a_bad_record_is_rejected_without_a_call() -> None:

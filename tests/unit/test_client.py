@@ -100,15 +100,6 @@ def test_what_is_no_record_gets_a_verdict_with_its_path() -> None:
     assert result[2].record == 7
 
 
-@pytest.mark.parametrize("records", [None, 7, "text", {"Timestamp": 1}])
-def test_what_is_no_batch_raises(records: object) -> None:
-    """
-    An argument that is no iterable of records raises TypeError before anything is sent.
-    """
-    with pytest.raises(TypeError, match="expected an iterable of records"):
-        batch(MemoryService(), records)
-
-
 def test_identical_records_are_sent_once_and_share_the_verdict() -> None:
     """
     Every member equal: one is sent, the others name it.
@@ -236,57 +227,6 @@ def test_one_culprit_of_25_costs_at_most_eleven_calls(culprit: int) -> None:
     assert len(service.requests) <= 9
 
 
-def test_all_25_bad_cost_at_most_49_calls() -> None:
-    """
-    Every one is refused alone, under its own name. Covers: S09
-    """
-    parts = [{"AllocatedUsageQuantity": 1, "Tags": [{"Key": "a", "Value": "b"}]}]
-
-    def refuse(_: int, body: dict[str, Any]) -> Refusal:
-        return Refusal("InvalidTagException", "bad")
-
-    records = [
-        UsageRecord.from_boto(
-            {**r.to_boto(), "Quantity": 1, "UsageAllocations": parts, "ProductCode": "p"}
-        )
-        for r in usage(25)
-    ]
-    service = MemoryService(refuse)
-
-    result = batch(service, records)
-
-    assert {S.REJECTED: 25} == result.counts
-    assert len(service.requests) <= 49
-
-
-def test_a_wrong_customer_with_a_thousand_records_costs_one_search() -> None:
-    """
-    The trait is remembered in the batch: its other records are rejected without a call.
-    """
-    hours = [START.replace(minute=0) - timedelta(hours=h) for h in range(1, 21)]
-    wrong = [
-        UsageRecord(
-            timestamp=h,
-            dimension=f"d{d}",
-            quantity=1,
-            customer_aws_account_id="9" * 12,
-            product_code="product",
-        )
-        for h, d in product(hours, range(50))
-    ]
-    good = usage(1000)
-    known = {r.customer_aws_account_id or "": True for r in good}
-    service = MemoryService(book=Book(products={"product": Product(customers=known)}))
-    records = good + wrong
-    Random(3).shuffle(records)
-
-    result = batch(service, records)
-
-    assert {S.SUCCESS: 1000, S.REJECTED: 1000} == result.counts
-    assert len(service.requests) <= 40 + 32 + 20
-    assert not untrue(result, service.book)
-
-
 def test_a_wrong_product_code_stops_its_lane_only() -> None:
     """
     No search, no burnt record: open records are unprocessed, with the error. Covers: S10, A07
@@ -316,23 +256,6 @@ def test_an_account_fault_stops_everything(code: str) -> None:
     assert {S.UNPROCESSED: 5000} == result.counts
     assert len(service.requests) <= 4
     assert code == getattr(result[4999].error, "code", None)
-
-
-def test_an_unknown_refusal_blames_no_record() -> None:
-    """
-    A code nobody has heard of is isolated, kept raw, and not the record's fault. Covers: S04
-    """
-
-    def refuse(_: int, body: dict[str, Any]) -> Refusal | None:
-        bad = any(r["Quantity"] == 7 for r in body["UsageRecords"])
-        return Refusal("MoonPhaseException", "waning") if bad else None
-
-    service = MemoryService(refuse)
-
-    result = batch(service, usage(100))
-
-    assert {S.SUCCESS: 99, S.UNPROCESSED: 1} == result.counts
-    assert "MoonPhaseException" == getattr(result[6].error, "code", None)
 
 
 def test_a_passing_refusal_invents_no_culprit() -> None:
