@@ -480,7 +480,7 @@ async def test_nothing_secret_is_told(caplog: pytest.LogCaptureFixture) -> None:
                 aws_session_token="CANARYTOKEN",
                 observer=tell,
                 calls_per_second=None,
-                retry=RetryPolicy(max_attempts=3),
+                retry=RetryPolicy(max_attempts=3, base_delay=0.001),
             )
             async with client:
                 result = await client.batch_meter_usage(records, product_code="product")

@@ -421,12 +421,12 @@ async def test_a_time_limit_ends_with_its_request(transport: AiohttpTransport) -
 
     async def slowly(connection: Connection) -> None:
         await connection.request()
-        await asyncio.sleep(1.5)
+        await asyncio.sleep(3 * SHORT)
         await connection.answer()
         await connection.closed()
 
     async with Loopback(after_one(slowly)) as server:
-        await transport.send(request(server.url), timeout=1)
+        await transport.send(request(server.url), timeout=2 * SHORT)
         assert (await transport.send(request(server.url), timeout=60)).status == 200
         assert server.accepted == 1
         await transport.aclose()
@@ -991,7 +991,7 @@ async def test_closing_under_a_request_that_is_not_read(
     monkeypatch.setattr(loop, "sock_connect", sock_connect)
     async with Loopback(stops_reading, window=4096) as server, asyncio.timeout(10):
         body = b"x" * 999_999
-        sending = asyncio.create_task(transport.send(request(server.url, body), timeout=2))
+        sending = asyncio.create_task(transport.send(request(server.url, body), timeout=3 * SHORT))
         await until(lambda: server.accepted == 1)
         await asyncio.sleep(SHORT)
         closing = asyncio.create_task(transport.aclose())

@@ -100,7 +100,7 @@ def test_every_bad_record_is_found_and_no_other(case: tuple[int, set[int], set[i
 
 def test_one_bad_of_25_costs_at_most_eight_calls_and_two_at_most_fourteen() -> None:
     """
-    Two where the hint was right, nine where it misled, 48 where all are bad. Covers: S19
+    Two where the hint was right, nine where it misled, 48 where all are bad. Covers: S09, S19
     """
     assert 8 == max(find(25, {bad})[1] for bad in range(25))
     assert 14 == max(find(25, set(pair))[1] for pair in combinations(range(25), 2))
