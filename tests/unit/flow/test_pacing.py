@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable
 from random import Random
 from statistics import mean
+from typing import Any
 
 import pytest
 from campaigns.pacing import NOT_CONFIGURED, WRONG_OR_SHARED, Case, check_found, check_given_up
@@ -319,7 +320,7 @@ def test_a_quota_that_is_none_is_refused(quota: float) -> None:
     ids=str,
 )
 def test_what_would_start_nothing_or_too_much_is_refused(
-    setting: dict[str, float], expected: str
+    setting: dict[str, Any], expected: str
 ) -> None:
     """
     A burst of no call; nothing of the quota, or more than all of it.
