@@ -5,20 +5,17 @@ import gc
 import tracemalloc
 from collections.abc import AsyncIterator
 from datetime import timedelta
-from random import Random
-from typing import Any
 
 import pytest
-from support.figures import opened, slow_quota
+from support.figures import opened
 from support.memory import MemoryService, usage
 from support.virtual import START, run_virtual
 
 from marketplace_metering_async.aws.transport import Request, Response
 from marketplace_metering_async.events import Event
-from marketplace_metering_async.flow.retries import RetryPolicy
 from marketplace_metering_async.records import UsageRecord
-from marketplace_metering_async.results import BatchMeterUsageResult, RecordStatus
-from marketplace_metering_async.sandbox import FaultKind, Refusal
+from marketplace_metering_async.results import RecordStatus
+from marketplace_metering_async.sandbox import FaultKind
 
 pytestmark = pytest.mark.campaign
 S = RecordStatus
@@ -82,47 +79,3 @@ def test_a_month_of_a_stream_takes_no_more_memory_than_a_day() -> None:
         assert run_virtual(_grown(30, 20.0)) <= 1.0
     finally:
         tracemalloc.stop()
-
-
-@pytest.mark.parametrize("size", [100_000, 300_000])
-def test_an_outage_ends_a_large_batch_by_its_policy(size: int) -> None:
-    """
-    Every call fails: all verdicts by 960 s. Core F13
-    """
-    service = MemoryService(lambda number, _: FaultKind.ERROR_500)
-
-    async def run() -> tuple[float, BatchMeterUsageResult]:
-        policy = RetryPolicy(timeout=900)
-        async with opened(service, retry=policy, calls_per_second=10) as client:
-            result = await client.batch_meter_usage(usage(size))
-            return asyncio.get_running_loop().time(), result
-
-    took, result = run_virtual(run())
-
-    assert took <= 960
-    assert size == len(result)
-
-
-@pytest.mark.parametrize("calls_per_second", [10.0, None])
-@pytest.mark.parametrize("share", [0.02])
-def test_300_000_records_with_trouble(share: float, calls_per_second: float | None) -> None:
-    """
-    2 % of the calls are throttled or fail, the quota configured or found: nothing is given up.
-    Core F11
-    """
-    random, quota = Random(7), slow_quota(10)
-    kinds = [FaultKind.THROTTLE, FaultKind.ERROR_500, FaultKind.ERROR_503, FaultKind.RESET_AFTER]
-
-    def fault_of(number: int, body: dict[str, Any]) -> FaultKind | Refusal | None:
-        return quota(number, body) or (random.choice(kinds) if random.random() < share else None)
-
-    service = MemoryService(fault_of)
-
-    async def run() -> BatchMeterUsageResult:
-        async with opened(service, calls_per_second=calls_per_second) as client:
-            return await client.batch_meter_usage(usage(300_000))
-
-    result = run_virtual(run())
-
-    assert {S.SUCCESS, S.DUPLICATE_RECORD} >= set(result.counts)
-    assert 300_000 == len(service.book)

@@ -74,23 +74,6 @@ async def test_many_adders_on_one_key_lose_nothing(place: str) -> None:
         assert 300 == sum(house.metered().values())
 
 
-async def test_hours_grow_in_place(place: str) -> None:
-    """
-    With a clock that moves: no index hears of usage that is added. ledger M6
-    """
-    async with house_at(place) as house:
-        for number in range(60):
-            house.clock.step(seconds=1)
-            await house.use(number, event_id=f"event-{number}")
-        await house.balance()
-    grown = "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'hour'"
-    async with asyncio.timeout(30):
-        while (found := (await change(place, grown))[0])[0] < 59:  # noqa: ASYNC110 - it counts by and by
-            await asyncio.sleep(0.01)
-
-    assert found[1] >= 55
-
-
 async def test_relays_share_the_quota(place: str) -> None:
     """
     Four of them together keep within what one would have, and are hardly throttled.

@@ -290,32 +290,26 @@ async def test_every_attempt_carries_the_same_bytes(url: str) -> None:
         assert all(record == sent[0][1] for _, record in sent)
 
 
-async def test_a_duplicate_after_a_lost_answer_may_be_ours(url: str) -> None:
+@pytest.mark.parametrize(
+    ("resend", "ended", "metered"),
+    [("duplicate", {HourState.PROBABLY_METERED: 3}, 0), ("success", {}, 3)],
+)
+async def test_a_resend_after_a_lost_answer_is_told_apart_from_anothers_record(
+    url: str, resend: Any, ended: dict[HourState, int], metered: int
+) -> None:
     """
-    And is told apart from another's record. Covers: S16
+    Under both readings of the service's page. Covers: S16
     """
     async with house_at(
         url, lambda number, body: FaultKind.RESET_AFTER if number == 1 else None
     ) as house:
+        house.book.rules = Rules(identical_resend=resend)
         await house.use(3)
         await house.relay_after(hours=1)
+        status = await house.balance()
 
-        assert {HourState.PROBABLY_METERED: 3} == (await house.balance()).ended
+        assert (ended, metered) == (status.ended, status.metered)
         assert {(ACCOUNT, THIS_HOUR): 3} == house.metered()
-
-
-async def test_an_identical_resend_that_succeeds_is_metered(url: str) -> None:
-    """
-    Under the other reading of the service's page.
-    """
-    async with house_at(
-        url, lambda number, body: FaultKind.RESET_AFTER if number == 1 else None
-    ) as house:
-        house.book.rules = Rules(identical_resend="success")
-        await house.use(3)
-        await house.relay_after(hours=1)
-
-        assert 3 == (await house.balance()).metered
 
 
 async def test_a_duplicate_of_anothers_record_is_a_conflict(house: House) -> None:
@@ -343,18 +337,21 @@ async def test_a_duplicate_of_anothers_record_is_a_conflict(house: House) -> Non
 
 async def test_a_customer_who_is_not_subscribed_is_named_and_may_be_retried(house: House) -> None:
     """
-    The identical record is sent once the customer has subscribed. Covers: S14
+    For the service's word, where there is no error; the identical record is sent once the customer
+    has subscribed. Covers: S14. Newcomer M11
     """
     product = Product(customers={ACCOUNT: False})
     house.book.products["product"] = product
     await house.use(3)
     await house.relay_after(hours=1)
     before = (await house.balance()).ended
+    reasons = [entry.reason async for entry in house.ledger.history()]
     product.customers[ACCOUNT] = True
     retried = await house.ledger.retry()
     await house.relay()
 
     assert {HourState.NOT_SUBSCRIBED: 3} == before
+    assert ["CustomerNotSubscribed"] == reasons
     assert 1 == retried
     assert 3 == (await house.balance()).metered
 
@@ -953,20 +950,6 @@ async def test_old_usage_raises_the_alarm_once(url: str) -> None:
         ]
 
 
-async def test_relay_goes_on_until_it_is_told_to_stop(house: House) -> None:
-    """
-    And sends what becomes due in the meantime.
-    """
-    async with house.relaying():
-        await house.use(3, at=NOON - 3 * HOUR)
-        house.clock.step(minutes=11)
-        async with asyncio.timeout(60):
-            while not house.metered():
-                await house.relay()
-
-    assert {(ACCOUNT, THIS_HOUR - 3 * HOUR): 3} == house.metered()
-
-
 @pytest.mark.parametrize("others_are_sent", [True, False])
 async def test_a_record_that_kills_its_relay_is_soon_alone(
     house: House, *, others_are_sent: bool
@@ -990,19 +973,6 @@ async def test_a_record_that_kills_its_relay_is_soon_alone(
     assert [8, 2, 1, 1] == sizes[:4]
     assert {True: {HourState.QUARANTINED: 1}, False: {}}[others_are_sent] == status.ended
     assert (7 if others_are_sent else 8) == status.metered
-
-
-async def test_every_end_has_a_reason(url: str) -> None:
-    """
-    The service's word, where there is no error. Newcomer M11
-    """
-    async with house_at(url) as house:
-        house.book.products["product"] = Product(customers={ACCOUNT: False})
-        await house.use(1)
-        await house.relay_after(hours=1)
-        (entry,) = [entry async for entry in house.ledger.history()]
-
-    assert (HourState.NOT_SUBSCRIBED, "CustomerNotSubscribed") == (entry.state, entry.reason)
 
 
 async def test_a_customer_stands_for_its_ids(house: House) -> None:

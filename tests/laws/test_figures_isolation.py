@@ -41,7 +41,7 @@ def test_odd_records_cost_no_other_its_verdict(
 ) -> None:
     """
     Records that meet a code nobody knows, at any place, named in the message or not: every other
-    one is metered in the first batch, and no odd one is blamed. Core F1
+    one is metered in the first batch, and no odd one is blamed. Covers: S04. Core F1
     """
     bad = {f"{n:012d}" for n in range(place, place + odd)}
     message = _names_customers if named else lambda odd: "odd"

@@ -73,7 +73,7 @@ def batch(
 
 
 async def through(
-    door: str, client: MarketplaceMeteringClient, records: Iterable[UsageRecord]
+    door: str, client: MarketplaceMeteringClient, records: Iterable[UsageRecord | Any]
 ) -> list[RecordResult]:
     """Send *records* through one of the three doors; return the results in order."""
     match door:
@@ -88,7 +88,7 @@ async def through(
 
 
 def send_through(
-    door: str, service: Any, records: Iterable[UsageRecord], **settings: Any
+    door: str, service: Any, records: Iterable[UsageRecord | Any], **settings: Any
 ) -> list[RecordResult]:
     """Do the same in a client's life, in virtual time."""
 

@@ -12,7 +12,7 @@ import struct
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from attrs import field, frozen
 
@@ -90,6 +90,26 @@ async def serve(connection: Connection) -> None:
     while True:
         await connection.request()
         await connection.answer()
+
+
+def answers(body: bytes = b"{}", **more: Any) -> Script:
+    """Answer one request, and close the connection."""
+
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        await connection.answer(body, **more)
+
+    return script
+
+
+def after_one(script: Script) -> Script:
+    """Answer a request, and play *script* for what comes on the same connection."""
+
+    async def both(connection: Connection) -> None:
+        await answers()(connection)
+        await script(connection)
+
+    return both
 
 
 class Loopback:

@@ -116,7 +116,12 @@ class MemoryService:
         self.last_at = asyncio.get_running_loop().time()
         body = json.loads(request.body)
         self.requests.append(body)
-        _FAULT.set(self._rule(self._fault_of(len(self.requests), body), body))
+        fault = self._fault_of(len(self.requests), body)
+        signed = datetime.strptime(request.headers["X-Amz-Date"], "%Y%m%dT%H%M%S%z")
+        if abs(signed - self.world.clock.now()) > timedelta(minutes=5):
+            # The sandbox would refuse it by itself, unless it is signed by the real time.
+            fault = Refusal("InvalidSignatureException", status=403)
+        _FAULT.set(self._rule(fault, body))
         return await self._transport.send(request, timeout=timeout)
 
     def _rule(

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from campaigns import load
 from support.memory import MemoryService, client_of, metered, usage
-from support.virtual import VirtualClock, run_virtual
+from support.virtual import run_virtual
 
 from marketplace_metering_async import (
     ClientClosedError,
@@ -62,20 +62,6 @@ async def metered_once_the_first_has_left(
         return list(await asyncio.gather(first, *map(batcher.meter, records[1:])))
 
 
-def test_many_callers_share_full_requests() -> None:
-    """
-    And each gets the verdict on its own record. Covers: B04
-    """
-    service = MemoryService()
-    records = usage(100)
-
-    results = run_virtual(metered_by(records, service))
-
-    assert [25, 25, 25, 25] == service.sizes
-    assert records == [result.record for result in results]
-    assert all(result.metered for result in results)
-
-
 def test_a_lone_record_waits_for_linger_and_no_longer() -> None:
     """
     It leaves then, whatever comes. Covers: B01
@@ -102,19 +88,6 @@ def test_a_full_request_waits_for_nothing() -> None:
             return asyncio.get_running_loop().time()
 
     assert run_virtual(run()) == pytest.approx(0.02)
-
-
-def test_requests_are_of_one_product() -> None:
-    """
-    Each product fills requests of its own. Covers: B03
-    """
-    service = MemoryService()
-    records = [r for p in ("a", "b", "c") for r in usage(30, product_code=p)]
-
-    run_virtual(metered_by(records, service))
-
-    assert sorted([25, 25, 25, 5, 5, 5]) == sorted(service.sizes)
-    assert 90 == len(service.book)
 
 
 def test_at_the_quota_requests_are_full() -> None:
@@ -254,21 +227,6 @@ def test_a_different_record_of_a_key_is_sent_where_the_first_was_not_metered() -
     assert (RecordStatus.REJECTED, RecordStatus.SUCCESS) == (first.status, second.status)
 
 
-def test_different_records_of_a_key_are_all_rejected_while_none_has_left() -> None:
-    """
-    None of them is more right than the others.
-    """
-    service = MemoryService()
-    (record,) = usage(1)
-    (other,) = usage(1, quantity=77)
-
-    results = run_virtual(metered_by([record, other, record], service))
-
-    assert {RecordStatus.REJECTED} == {result.status for result in results}
-    assert {(0, 1, 2)} == {result.error.positions for result in results}
-    assert 0 == len(service.requests)
-
-
 def test_an_unconfirmed_record_may_be_sent_again_and_no_other_of_its_key() -> None:
     """
     Only the identical one is harmless.
@@ -361,18 +319,6 @@ def test_each_caller_gets_an_exception_of_its_own() -> None:
 
     assert 5 == len({id(result.error) for result in results})
     assert {RecordStatus.UNPROCESSED} == {result.status for result in results}
-
-
-def test_what_a_request_leaves_open_travels_on() -> None:
-    """
-    With others, until it has a verdict.
-    """
-    service = MemoryService(lambda number, body: FaultKind.UNPROCESSED if number <= 2 else None)
-
-    results = run_virtual(metered_by(usage(50), service))
-
-    assert all(result.metered for result in results)
-    assert 50 == len(service.book)
 
 
 def test_flush_returns_when_all_have_their_verdict() -> None:
@@ -536,23 +482,6 @@ def test_a_sender_that_dies_of_a_bug_is_told_and_replaced() -> None:
 
     assert (RecordStatus.UNPROCESSED, RecordStatus.SUCCESS) == (first.status, second.status)
     assert isinstance(first.error, UnexpectedError)
-
-
-def test_a_client_that_cannot_start_says_why() -> None:
-    """
-    Each caller gets the error, as its verdict.
-    """
-
-    async def run() -> Results:
-        client = MarketplaceMeteringClient(
-            region_name="us-east-1", endpoint_url="ftp://nowhere", clock=VirtualClock()
-        )
-        async with client, UsageBatcher(client) as batcher:
-            return list(await asyncio.gather(*(batcher.meter(r) for r in usage(2))))
-
-    results = run_virtual(run())
-
-    assert ["ConfigurationError"] * 2 == [type(result.error).__name__ for result in results]
 
 
 def test_a_bad_record_is_rejected_without_a_call() -> None:

@@ -232,45 +232,39 @@ def test_what_a_call_carried_is_no_part_of_its_event() -> None:
     assert "111122223333" not in str(asdict(ENDED))
 
 
-def test_an_observer_that_raises_stops_nothing(caplog: pytest.LogCaptureFixture) -> None:
+class Broken:
+    """An observer that raises."""
+
+    def __call__(self, event: Event) -> None:
+        raise ValueError(event)
+
+    def observe_call(self, *facts: Any) -> None:
+        raise ValueError(facts)
+
+    def flush(self) -> None:
+        raise ValueError
+
+
+class Forwarding:
+    """A stand-in for an observer that is gone, whose attributes raise."""
+
+    def __call__(self, event: Event) -> None:
+        """Take note of nothing."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise ReferenceError(name)
+
+
+@pytest.mark.parametrize("kind", [Broken, Forwarding])
+def test_an_observer_that_raises_stops_nothing(kind: Any, caplog: pytest.LogCaptureFixture) -> None:
     """
-    Whichever way it is called.
+    Whichever way it is called: verdicts are kept.
     """
     caplog.set_level(logging.DEBUG, "marketplace_metering_async")
 
-    class Broken:
-        def __call__(self, event: Event) -> None:
-            raise ValueError(event)
-
-        def observe_call(self, *facts: Any) -> None:
-            raise ValueError(facts)
-
-        def flush(self) -> None:
-            raise ValueError
-
-    emit_call(Broken(), ENDED, (), None)
-    flush(Broken())
+    emit_call(kind(), ENDED, (), None)
+    flush(kind())
     flush(Broken().__call__)
-
-    said = [one.message for one in caplog.records]
-    assert ["the observer raised on CallEnded", "the observer raised on flush"] == said
-
-
-def test_a_stand_in_whose_attributes_raise_stops_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    """
-    As one does that forwards to an observer which is gone: verdicts are kept.
-    """
-    caplog.set_level(logging.DEBUG, "marketplace_metering_async")
-
-    class Forwarding:
-        def __call__(self, event: Event) -> None:
-            """Take note of nothing."""
-
-        def __getattr__(self, name: str) -> Any:
-            raise ReferenceError(name)
-
-    emit_call(Forwarding(), ENDED, (), None)
-    flush(Forwarding())
 
     said = [one.message for one in caplog.records]
     assert ["the observer raised on CallEnded", "the observer raised on flush"] == said

@@ -9,6 +9,7 @@ from random import Random
 from typing import Any
 
 import pytest
+from support.figures import DOORS, send_through
 from support.memory import MemoryService, client_of, usage
 from support.virtual import VirtualClock, run_virtual
 from yarl import URL
@@ -17,7 +18,7 @@ from marketplace_metering_async import MarketplaceMeteringClient, RetryPolicy, U
 from marketplace_metering_async.clock import SystemClock
 from marketplace_metering_async.errors import ConfigurationError, InvalidRecordError
 from marketplace_metering_async.flow.pacing import AdaptivePacer
-from marketplace_metering_async.results import RecordResult, RecordStatus
+from marketplace_metering_async.results import RecordStatus
 
 HUGE = 10**5_000  # which neither a float nor str() takes
 
@@ -172,23 +173,14 @@ class Unreadable(Mapping[str, Any]):
 
 
 @pytest.mark.parametrize("odd", [Unreadable(), {HUGE: 1}], ids=["gone", "name"])
-@pytest.mark.parametrize("door", ["batch", "stream", "batcher"])
+@pytest.mark.parametrize("door", DOORS)
 def test_a_mapping_that_cannot_be_read_ends_only_itself(door: str, odd: Any) -> None:
     """
     It is no record, at its place; what came before it and behind it is metered. Law of sending 1
     """
     first, last = usage(2)
-    given: list[Any] = [first, odd, last]
 
-    async def send() -> list[RecordResult]:
-        async with client_of(MemoryService()) as client, UsageBatcher(client) as batcher:
-            if door == "batch":
-                return list(await client.batch_meter_usage(given))
-            if door == "stream":
-                return [result async for result in client.iter_batch_meter_usage(given)]
-            return list(await asyncio.gather(*map(batcher.meter, given)))
-
-    results = sorted(run_virtual(send()), key=lambda result: result.position)
+    results = send_through(door, MemoryService(), [first, odd, last])
 
     success, rejected = RecordStatus.SUCCESS, RecordStatus.REJECTED
     assert [success, rejected, success] == [result.status for result in results]

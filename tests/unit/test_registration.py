@@ -68,33 +68,26 @@ def test_without_a_nonce_none_is_signed(absent: str | None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("claim", "value"),
+    ("claim", "value", "sent"),
     [
-        ("ProductCode", "another"),
-        ("PublicKeyVersion", 2),
-        ("Nonce", "twice"),
-        ("Nonce", None),
-        ("PublicKeyRotationTimestamp", "soon"),
-        ("PublicKeyRotationTimestamp", "0001-01-01T00:00:00+01:00"),
-        ("PublicKeyRotationTimestamp", 10**40),
+        ("ProductCode", "another", "once"),
+        ("PublicKeyVersion", 2, "once"),
+        ("Nonce", "twice", "once"),
+        ("Nonce", None, "once"),
+        ("Nonce", "another", None),  # of somebody else's request
+        ("PublicKeyRotationTimestamp", "soon", "once"),
+        ("PublicKeyRotationTimestamp", "0001-01-01T00:00:00+01:00", "once"),
+        ("PublicKeyRotationTimestamp", 10**40, "once"),
     ],
 )
-def test_another_claim_proves_nothing(claim: str, value: Any) -> None:
+def test_another_claim_proves_nothing(claim: str, value: Any, sent: str | None) -> None:
     """
     The text names the claim, and not what it says.
     """
     with pytest.raises(InvalidRegistrationError, match=f"^{claim} is") as caught:
-        verify_registration(signed(**{claim: value}), PUBLIC, **SENT)
+        verify_registration(signed(**{claim: value}), PUBLIC, **SENT | {"nonce": sent})
 
     assert str(value) not in str(caught.value)
-
-
-def test_a_nonce_that_was_not_sent_proves_nothing() -> None:
-    """
-    An answer to somebody else's request cannot be played again.
-    """
-    with pytest.raises(InvalidRegistrationError, match="Nonce"):
-        verify_registration(signed(), PUBLIC, **SENT | {"nonce": None})
 
 
 def tampered() -> str:

@@ -100,10 +100,19 @@ async def test_the_environment(machine: Machine, files: bool) -> None:  # noqa: 
     assert signer.source == "env"
 
 
-async def test_half_of_the_environment(machine: Machine) -> None:
-    """An access key id without its secret is an error that names the variable."""
-    machine.set(AWS_ACCESS_KEY_ID="AKID")
-    with pytest.raises(ConfigurationError, match="AWS_SECRET_ACCESS_KEY"):
+@pytest.mark.parametrize(
+    ("variable", "value", "named"),
+    [
+        ("AWS_ACCESS_KEY_ID", "AKID", "AWS_SECRET_ACCESS_KEY"),  # a half
+        ("AWS_PROFILE", "nobody", "nobody"),  # which is not there
+    ],
+)
+async def test_an_environment_that_leads_nowhere(
+    machine: Machine, variable: str, value: str, named: str
+) -> None:
+    """What is missing is named."""
+    machine.set(**{variable: value})
+    with pytest.raises(ConfigurationError, match=named):
         await Signer().open()
 
 
@@ -117,13 +126,6 @@ async def test_a_profile(machine: Machine, name: str) -> None:
         f"[{section}]\naws_access_key_id = AKID\naws_secret_access_key = s\naws_session_token = t",
     )
     assert await identity(Signer(profile_name="p")) == ("AKID", "t")
-
-
-async def test_a_profile_that_is_not_there(machine: Machine) -> None:
-    """A missing profile is named."""
-    machine.set(AWS_PROFILE="nobody")
-    with pytest.raises(ConfigurationError, match="nobody"):
-        await Signer().open()
 
 
 def process(machine: Machine, script: str) -> Path:
@@ -350,19 +352,19 @@ async def test_keys_that_a_sessions_owner_set(machine: Machine) -> None:
     assert who(await signed(signer)) == ("AKID", None)
 
 
-async def test_a_session_of_another_library(machine: Machine) -> None:
-    """A session that is not aiobotocore's is refused by name."""
-    assert machine.home.exists()
-    session: Any = boto3.Session()
-    with pytest.raises(ConfigurationError, match=r"got boto3\.session\.Session$"):
-        await Signer(session=session).open()
-
-
-async def test_a_session_and_a_profile(machine: Machine) -> None:
-    """A session has its profile: another one beside it is a contradiction."""
-    assert machine.home.exists()
-    with pytest.raises(ConfigurationError, match="profile_name"):
-        await Signer(session=AioSession(), profile_name="p").open()
+@pytest.mark.usefixtures("machine")
+@pytest.mark.parametrize(
+    ("kind", "profile", "says"),
+    [
+        (boto3.Session, None, r"got boto3\.session\.Session$"),
+        (AioSession, "p", "profile_name"),
+    ],
+    ids=["of another library", "and a profile"],
+)
+async def test_a_session_that_is_refused(kind: Any, profile: str | None, says: str) -> None:
+    """A session is aiobotocore's, and has its profile: another one beside it contradicts it."""
+    with pytest.raises(ConfigurationError, match=says):
+        await Signer(session=kind(), profile_name=profile).open()
 
 
 class Rotating:
@@ -378,13 +380,13 @@ class Rotating:
         return ReadOnlyCredentials(f"AKID{self.readings}", "s", f"of-AKID{self.readings}")
 
 
-async def test_a_key_and_its_token(machine: Machine) -> None:
+@pytest.mark.usefixtures("machine")
+async def test_a_key_and_its_token() -> None:
     """
     Credentials that change between readings are taken as one: no key meets another's token.
 
     Covers: A03.
     """
-    assert machine.home.exists()
     session = AioSession()
     session._credentials = Rotating()
     signer = Signer(session=session)

@@ -24,7 +24,7 @@ from marketplace_metering_async.errors import ConfigurationError, NoRegionError
 OWN: Final = "https://metering.marketplace.us-east-1.amazonaws.com"
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     """A machine on which nothing is configured."""
     return bare_machine(tmp_path, monkeypatch)
@@ -99,9 +99,8 @@ def test_hosts_are_those_of_botocore(machine: Machine, region: str) -> None:
             assert expected == (endpoint.url, endpoint.region_name)
 
 
-def test_hosts_of_the_shortcut(machine: Machine) -> None:
+def test_hosts_of_the_shortcut() -> None:
     """What is known without botocore are the hosts that botocore finds."""
-    assert machine.home.exists()
     for region in limits.service_metadata().endpoints:
         endpoint = shortcut({}, region=region)
         assert endpoint is not None
@@ -215,19 +214,18 @@ def test_the_order_of_regions(machine: Machine) -> None:
     ]
 
 
-def test_no_region(machine: Machine) -> None:
+def test_no_region() -> None:
     """Without a region anywhere there is an error that says where one may come from."""
     assert shortcut({}, region=None) is None
     with pytest.raises(NoRegionError, match=r"AWS_REGION or the profile"):
         found(region=None)
-    assert machine.home.exists()
 
 
 @pytest.mark.parametrize(
     "region",
     ["evil.example/", "x@evil.example", "us-east-1.evil", "-us", "us-", "1", "a" * 64, "ü"],
 )
-def test_a_region_that_would_be_another_host(machine: Machine, region: str) -> None:
+def test_a_region_that_would_be_another_host(region: str) -> None:
     """
     A region is a single label of a host name, or refused, since hosts are made of it.
 
@@ -238,12 +236,10 @@ def test_a_region_that_would_be_another_host(machine: Machine, region: str) -> N
             found(region=region, url=url)
     with pytest.raises(ConfigurationError, match=r"^region: expected"):
         shortcut({}, region=region, url="https://mine.example")
-    assert machine.home.exists()
 
 
-def test_a_profile_that_is_not_there(machine: Machine) -> None:
+def test_a_profile_that_is_not_there() -> None:
     """A missing profile is named."""
-    assert machine.home.exists()
     with pytest.raises(ConfigurationError, match=r"\(nobody\)") as caught:
         found(new_session("nobody"))
     assert (caught.value.__cause__, caught.value.__context__) == (None, None)
@@ -313,32 +309,29 @@ UNREADABLE: Final = [
 
 
 @pytest.mark.parametrize("url", SAFE)
-def test_an_endpoint_that_can_be_used(machine: Machine, url: str) -> None:
+def test_an_endpoint_that_can_be_used(url: str) -> None:
     """Any host over TLS, and loopback without."""
     assert found(url=url).url == url
-    assert machine.home.exists()
 
 
 @pytest.mark.parametrize("url", UNSAFE)
-def test_plain_http_is_for_loopback(machine: Machine, url: str) -> None:
+def test_plain_http_is_for_loopback(url: str) -> None:
     """
     A token does not go anywhere in the clear, whatever the host pretends to be.
 
     Covers: W17, A13.
     """
-    assert machine.home.exists()
     with pytest.raises(ConfigurationError, match=r"^endpoint_url: expected https"):
         found(url=url)
 
 
 @pytest.mark.parametrize("url", UNREADABLE)
-def test_an_endpoint_that_can_be_read_in_two_ways(machine: Machine, url: str) -> None:
+def test_an_endpoint_that_can_be_read_in_two_ways(url: str) -> None:
     """
     What is no plain URL of a host is refused, and not repeated: it may hold a password.
 
     Covers: W17, A08.
     """
-    assert machine.home.exists()
     with pytest.raises(ConfigurationError, match=r"^endpoint_url: expected http\(s\)") as caught:
         found(url=url)
     assert "canary" not in str(caught.value)
@@ -347,9 +340,8 @@ def test_an_endpoint_that_can_be_read_in_two_ways(machine: Machine, url: str) ->
 # Certificates and proxies.
 
 
-def test_the_bundle_is_that_of_botocore(machine: Machine) -> None:
+def test_the_bundle_is_that_of_botocore() -> None:
     """Without a word, the authorities are those that botocore trusts."""
-    assert machine.home.exists()
     bundle = found().transport.ca_bundle
     assert botocore.httpsession.get_cert_path(True) == bundle
     assert ssl.create_default_context(cafile=bundle).cert_store_stats()["x509_ca"] > 50
@@ -472,9 +464,8 @@ def test_files_in_the_home_are_left_to_botocore(machine: Machine, name: str) -> 
     assert shortcut({}) is None
 
 
-def test_regions_unheard_of_are_left_to_botocore(machine: Machine) -> None:
+def test_regions_unheard_of_are_left_to_botocore() -> None:
     """A region that is not in our list may be in botocore's."""
-    assert machine.home.exists()
     assert shortcut({}, region="mx-central-1") is None
     assert shortcut({}, region="fips-us-east-1", url="https://mine.example") is None
 

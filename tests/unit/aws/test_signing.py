@@ -30,7 +30,7 @@ KEYS = {
 }
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     """A machine with a region and nothing else."""
     machine = bare_machine(tmp_path, monkeypatch)
@@ -52,7 +52,6 @@ def expected(received: Received, url: str, now: datetime) -> str:
 @pytest.mark.parametrize("token", [True, False])
 @pytest.mark.parametrize("path", ["", "/", "/stage/a%2Fb"])
 async def test_what_arrives_is_what_was_signed(
-    machine: Machine,
     token: bool,  # noqa: FBT001
     path: str,
 ) -> None:
@@ -61,7 +60,6 @@ async def test_what_arrives_is_what_was_signed(
 
     Covers: A16.
     """
-    assert machine.home.exists()
     keys = KEYS if token else {**KEYS, "aws_session_token": None}
     async with Loopback() as server:
         url = f"{server.url}{path}"
@@ -79,7 +77,7 @@ async def test_what_arrives_is_what_was_signed(
         assert received.header("host") == f"127.0.0.1:{server.port}"
 
 
-async def test_a_request_says_who_we_are(machine: Machine) -> None:
+async def test_a_request_says_who_we_are() -> None:
     """The user agent is the package with its version, and compression is declined."""
     signer = Signer(**KEYS)
     await signer.open()
@@ -88,17 +86,15 @@ async def test_a_request_says_who_we_are(machine: Machine) -> None:
     version = tomllib.loads(project.read_text())["project"]["version"]
     assert headers["User-Agent"] == f"marketplace-metering-async/{version}"
     assert headers["Accept-Encoding"] == "identity"
-    assert machine.home.exists()
 
 
-async def test_a_request_goes_to_the_endpoint(machine: Machine) -> None:
+async def test_a_request_goes_to_the_endpoint() -> None:
     """The URL is the endpoint's, and the signing region the one that was found."""
     signer = Signer(region_name="eu-central-2", **KEYS)
     endpoint = await signer.open()
     request = await signer.sign("MeterUsage", b"{}", lambda: NOW)
     assert request.url == endpoint.url == "https://metering.marketplace.eu-central-2.amazonaws.com"
     assert "/eu-central-2/aws-marketplace/aws4_request" in request.headers["Authorization"]
-    assert machine.home.exists()
 
 
 def test_making_one_does_nothing() -> None:
@@ -107,7 +103,7 @@ def test_making_one_does_nothing() -> None:
         Signer(profile_name="nobody", **KEYS)
 
 
-async def test_secrets_are_not_shown(machine: Machine) -> None:
+async def test_secrets_are_not_shown() -> None:
     """
     Neither a signer nor what it returns shows a key or a token.
 
@@ -121,7 +117,6 @@ async def test_secrets_are_not_shown(machine: Machine) -> None:
         signer._credentials and signer._credentials.latest,
     ]
     assert "canary" not in repr(shown)
-    assert machine.home.exists()
 
 
 class Counting:
@@ -164,13 +159,12 @@ async def test_it_opens_after_a_failure(machine: Machine) -> None:
     assert (await signer.open()).region_name == "eu-west-1"
 
 
-async def test_it_opens_after_a_cancellation(machine: Machine) -> None:
+async def test_it_opens_after_a_cancellation() -> None:
     """
     A signer whose opening was cancelled opens at the next call.
 
     Covers: C02.
     """
-    assert machine.home.exists()
     signer = Signer(**KEYS)
     opening = asyncio.create_task(signer.open())
     await asyncio.sleep(0)

@@ -184,7 +184,7 @@ async def test_what_an_earlier_attempt_left_open_is_not_said_to_be_unsent() -> N
     async with asyncio.timeout(10), client(provider, Lost()) as own:
         await own.endpoint()
         with pytest.raises(TransportError, match="reset"):
-            await own.resolve_customer("token", timeout=1.0)
+            await own.resolve_customer("token", timeout=0.3)
 
     assert 1 == provider.asked
 

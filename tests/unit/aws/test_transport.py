@@ -17,7 +17,7 @@ from typing import Any
 import aiohttp
 import pytest
 from support.certificates import Authority, new_authority
-from support.loopback import Connection, Loopback, Script, serve
+from support.loopback import Connection, Loopback, Script, after_one, answers, serve
 
 from marketplace_metering_async.aws import transport as wire
 from marketplace_metering_async.aws.transport import (
@@ -111,11 +111,7 @@ async def test_a_path_goes_out_as_it_was_signed(transport: AiohttpTransport) -> 
 
 async def test_an_answer_comes_back_whole(transport: AiohttpTransport) -> None:
     """Status, body and headers come back; header names are of any letter case."""
-
-    async def script(connection: Connection) -> None:
-        await connection.request()
-        await connection.answer(b'{"a":1}', status=400, headers={"x-amzn-RequestId": "id"})
-
+    script = answers(b'{"a":1}', status=400, headers={"x-amzn-RequestId": "id"})
     async with Loopback(script) as server:
         response = await transport.send(request(server.url), timeout=5)
     assert (response.status, response.body) == (400, b'{"a":1}')
@@ -165,15 +161,8 @@ async def test_an_upgrade_is_not_taken(transport: AiohttpTransport) -> None:
 
     Covers: W19.
     """
-
-    async def script(connection: Connection) -> None:
-        await connection.request()
-        await connection.send(
-            b"HTTP/1.1 101 Switching\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n"
-        )
-        await connection.closed()
-
-    async with Loopback(script, serve) as server:
+    upgrade = b"HTTP/1.1 101 Switching\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n"
+    async with Loopback(says(upgrade, then="wait"), serve) as server:
         assert (await transport.send(request(server.url), timeout=5)).status == 101
         assert (await transport.send(request(server.url), timeout=5)).status == 200
         assert server.accepted == 2
@@ -217,12 +206,7 @@ async def test_connections_that_are_not_kept(transport: AiohttpTransport) -> Non
 
     Covers: W19.
     """
-
-    async def script(connection: Connection) -> None:
-        await connection.request()
-        await connection.answer(headers={"Connection": "close"})
-
-    async with Loopback(script) as server:
+    async with Loopback(answers(headers={"Connection": "close"})) as server:
         for _ in range(10):
             await transport.send(request(server.url), timeout=5)
         assert (server.accepted, server.most_open) == (10, 1)
@@ -292,37 +276,25 @@ async def test_a_name_that_is_not_known(
     assert error.sent is False
 
 
-async def test_a_resolver_that_hangs(
-    transport: AiohttpTransport, monkeypatch: pytest.MonkeyPatch
+async def hang(*_: Any, **__: Any) -> None:
+    await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize(
+    ("step", "host"),
+    [("getaddrinfo", "metering.example"), ("sock_connect", "127.0.0.1")],
+    ids=["a resolver", "a connection that is never taken"],
+)
+async def test_what_hangs_before_anything_is_sent(
+    transport: AiohttpTransport, monkeypatch: pytest.MonkeyPatch, step: str, host: str
 ) -> None:
     """
-    The time limit covers the name's resolution, and then nothing was sent.
+    The time limit covers the name's resolution and the connection, and then nothing was sent.
 
-    Covers: W01.
+    Covers: W01, W02.
     """
-
-    async def getaddrinfo(*_: Any, **__: Any) -> None:
-        await asyncio.Event().wait()
-
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
-    error = await failure(transport, "http://metering.example:1", timeout=SHORT)
-    assert (error.reason, error.sent) == ("no connection in time", False)
-
-
-async def test_a_connection_that_is_never_taken(
-    transport: AiohttpTransport, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """
-    The time limit covers the connection, and then nothing was sent.
-
-    Covers: W02.
-    """
-
-    async def sock_connect(*_: Any) -> None:
-        await asyncio.Event().wait()
-
-    monkeypatch.setattr(asyncio.get_running_loop(), "sock_connect", sock_connect)
-    error = await failure(transport, "http://127.0.0.1:1", timeout=SHORT)
+    monkeypatch.setattr(asyncio.get_running_loop(), step, hang)
+    error = await failure(transport, f"http://{host}:1", timeout=SHORT)
     assert (error.reason, error.sent) == ("no connection in time", False)
 
 
@@ -334,11 +306,7 @@ async def test_connecting_takes_a_part_of_the_time(
 
     Covers: W02.
     """
-
-    async def sock_connect(*_: Any) -> None:
-        await asyncio.Event().wait()
-
-    monkeypatch.setattr(asyncio.get_running_loop(), "sock_connect", sock_connect)
+    monkeypatch.setattr(asyncio.get_running_loop(), "sock_connect", hang)
     monkeypatch.setattr(wire, "_CONNECT_TIMEOUT", SHORT)
     async with asyncio.timeout(10):
         error = await failure(transport, "http://127.0.0.1:1", timeout=30)
@@ -412,17 +380,6 @@ EVASIONS = {
 }
 
 
-def after_one(script: Script) -> Script:
-    """Answer a request, so that no time goes by for connecting, and then play *script*."""
-
-    async def both(connection: Connection) -> None:
-        await connection.request()
-        await connection.answer()
-        await script(connection)
-
-    return both
-
-
 async def require_time_limit(transport: AiohttpTransport, server: Loopback) -> None:
     await transport.send(request(server.url), timeout=5)
     error = await failure(transport, server.url, timeout=SHORT)
@@ -462,16 +419,14 @@ async def test_a_time_limit_ends_with_its_request(transport: AiohttpTransport) -
     A connection that serves another by then is left alone, and closing leaves no timer behind.
     """
 
-    async def script(connection: Connection) -> None:
+    async def slowly(connection: Connection) -> None:
         await connection.request()
-        await connection.answer()
-        await connection.request()
-        await asyncio.sleep(1.5)
+        await asyncio.sleep(3 * SHORT)
         await connection.answer()
         await connection.closed()
 
-    async with Loopback(script) as server:
-        await transport.send(request(server.url), timeout=1)
+    async with Loopback(after_one(slowly)) as server:
+        await transport.send(request(server.url), timeout=2 * SHORT)
         assert (await transport.send(request(server.url), timeout=60)).status == 200
         assert server.accepted == 1
         await transport.aclose()
@@ -482,6 +437,11 @@ async def test_a_time_limit_ends_with_its_request(transport: AiohttpTransport) -
         assert not [t for t in timers if not t.cancelled() and "on_timeout" in repr(t)]
 
 
+async def stops_reading(connection: Connection) -> None:
+    connection.writer.transport.pause_reading()  # type: ignore[attr-defined]
+    await hang()
+
+
 async def test_a_server_that_stops_reading(transport: AiohttpTransport) -> None:
     """
     A large request that is not read runs out of time, and the next takes a fresh connection.
@@ -490,14 +450,7 @@ async def test_a_server_that_stops_reading(transport: AiohttpTransport) -> None:
 
     Covers: W08, W20.
     """
-
-    async def script(connection: Connection) -> None:
-        await connection.request()
-        await connection.answer()
-        connection.writer.transport.pause_reading()  # type: ignore[attr-defined]
-        await asyncio.Event().wait()
-
-    async with Loopback(script, serve, window=4096) as server:
+    async with Loopback(after_one(stops_reading), serve, window=4096) as server:
         await transport.send(request(server.url), timeout=5)
         error = await failure(transport, server.url, body=b"x" * 999_999, timeout=SHORT)
         assert (error.reason, error.sent) == (f"no response within {SHORT:g} s", True)
@@ -511,13 +464,7 @@ async def test_an_idle_connection_that_was_closed(transport: AiohttpTransport) -
 
     Covers: W04.
     """
-
-    async def script(connection: Connection) -> None:
-        await connection.request()
-        await connection.answer()
-        await connection.head()
-
-    async with Loopback(script, serve) as server:
+    async with Loopback(after_one(says()), serve) as server:
         await transport.send(request(server.url), timeout=5)
         error = await failure(transport, server.url)
         assert (error.reason, error.sent) == ("the connection was closed before the response", True)
@@ -632,11 +579,7 @@ async def test_redirects_are_not_followed(transport: AiohttpTransport, status: i
     Covers: W11.
     """
     async with Loopback() as other:
-
-        async def script(connection: Connection) -> None:
-            await connection.request()
-            await connection.answer(status=status, headers={"Location": other.url})
-
+        script = answers(status=status, headers={"Location": other.url})
         async with Loopback(script) as server:
             assert (await transport.send(request(server.url), timeout=5)).status == status
         assert (other.accepted, other.requests) == (0, [])
@@ -648,12 +591,8 @@ async def test_cookies_are_not_kept(
     """A cookie that the service sets is not sent back."""
     names(monkeypatch, "127.0.0.1")  # cookies of bare addresses are not kept anyway
 
-    async def script(connection: Connection) -> None:
-        for _ in range(2):
-            await connection.request()
-            await connection.answer(headers={"Set-Cookie": "a=b; Path=/"})
-
-    async with Loopback(script) as server:
+    cookie = {"Set-Cookie": "a=b; Path=/", "Connection": "close"}
+    async with Loopback(answers(headers=cookie)) as server:
         for _ in range(2):
             await transport.send(request(f"http://metering.example:{server.port}"), timeout=5)
     assert server.requests[1].header("cookie") is None
@@ -799,11 +738,7 @@ async def test_a_handshake_that_hangs(authority: Authority) -> None:
 
     Covers: W03.
     """
-
-    async def script(connection: Connection) -> None:
-        await connection.closed()
-
-    async with Loopback(script) as server, trusting(authority) as transport:
+    async with Loopback(STALLS) as server, trusting(authority) as transport:
         error = await failure(transport, f"https://127.0.0.1:{server.port}", timeout=SHORT)
     assert (error.reason, error.sent) == ("no connection in time", False)
 
@@ -826,6 +761,14 @@ async def test_a_bundle_that_cannot_be_read(tmp_path: Path, content: str | None)
         bundle.write_text(content)
     transport = AiohttpTransport(TransportSettings(ca_bundle=str(bundle)))
     with pytest.raises(ConfigurationError, match=f"^cannot read the certificates of {bundle}: "):
+        await transport.send(request("https://127.0.0.1:1"), timeout=5)
+    await transport.aclose()
+
+
+async def test_a_client_certificate_that_is_not_there(tmp_path: Path) -> None:
+    """It is asked for beside the system's authorities, too, and not left out."""
+    transport = AiohttpTransport(TransportSettings(client_cert=(str(tmp_path / "own.pem"), None)))
+    with pytest.raises(ConfigurationError, match=r"^cannot read .* of the system: "):
         await transport.send(request("https://127.0.0.1:1"), timeout=5)
     await transport.aclose()
 
@@ -890,24 +833,13 @@ def proxied(port: int) -> AiohttpTransport:
     return AiohttpTransport(TransportSettings(proxy_url=f"http://u:{PASSWORD}@127.0.0.1:{port}"))
 
 
-async def test_a_proxy_that_wants_a_password() -> None:
-    """
-    It makes no tunnel without one, and nothing was sent.
-
-    Covers: W12.
-    """
-    proxy = Proxy(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
-    async with Loopback(proxy.script) as tunnel:
-        transport = proxied(tunnel.port)
-        error = await failure(transport, "https://metering.example")
-        await transport.aclose()
-    reason = "the proxy answered HTTP 407 to CONNECT: it asks for a user and a password"
-    assert (error.reason, error.sent) == (reason, False)
-
-
 @pytest.mark.parametrize(
     ("refusal", "reason"),
     [
+        (
+            b"HTTP/1.1 407 No\r\nContent-Length: 0\r\n\r\n",
+            "the proxy answered HTTP 407 to CONNECT: it asks for a user and a password",
+        ),
         (b"HTTP/1.1 502 No\r\nContent-Length: 0\r\n\r\n", "the proxy answered HTTP 502 to CONNECT"),
         (b"HTTP/1.1 302 No\r\nLocation: /\r\n\r\n", "the proxy answered HTTP 302 to CONNECT"),
         (b"", "the connection was closed before the response"),
@@ -954,7 +886,14 @@ async def test_a_proxy_that_is_not_there() -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["socks5://canary@host", "canary", "http://", "http://u:canary@h:x", "http://socks5://canary"],
+    [
+        "socks5://canary@host",
+        "canary",
+        "http://",
+        "http://u:canary@h:x",
+        "http://socks5://canary",
+        "http://a%3Acanary@h",
+    ],
 )
 def test_a_proxy_that_is_none(url: str) -> None:
     """What cannot be a proxy is refused, and not repeated."""
@@ -968,6 +907,12 @@ def test_a_proxy_for_a_person_to_read() -> None:
     settings = TransportSettings(proxy_url=f"http://user:{PASSWORD}@proxy:3128")
     assert settings.proxy == "http://proxy:3128"
     assert TransportSettings().proxy is None
+
+
+def test_a_proxys_user_needs_no_password() -> None:
+    """It is sent with an empty one."""
+    transport = AiohttpTransport(TransportSettings(proxy_url="http://user@proxy:3128"))
+    assert transport._proxy_headers == {"Proxy-Authorization": "Basic dXNlcjo="}
 
 
 # Cancelling and closing.
@@ -1010,11 +955,7 @@ async def test_cancelling_before_anything_is_sent(
 
     Covers: C01, C02.
     """
-
-    async def script(connection: Connection) -> None:
-        await connection.closed()  # and never a handshake
-
-    async with Loopback(script) as server, Loopback() as other:
+    async with Loopback(STALLS) as server, Loopback() as other:  # and never a handshake
         for count in range(1, 6):
             url = f"https://127.0.0.1:{server.port}"
             await cancelled(transport, url, lambda count=count: server.accepted == count)  # type: ignore[misc]
@@ -1048,14 +989,9 @@ async def test_closing_under_a_request_that_is_not_read(
         await connect(sock, to)
 
     monkeypatch.setattr(loop, "sock_connect", sock_connect)
-
-    async def script(connection: Connection) -> None:
-        connection.writer.transport.pause_reading()  # type: ignore[attr-defined]
-        await asyncio.Event().wait()
-
-    async with Loopback(script, window=4096) as server, asyncio.timeout(10):
+    async with Loopback(stops_reading, window=4096) as server, asyncio.timeout(10):
         body = b"x" * 999_999
-        sending = asyncio.create_task(transport.send(request(server.url, body), timeout=2))
+        sending = asyncio.create_task(transport.send(request(server.url, body), timeout=3 * SHORT))
         await until(lambda: server.accepted == 1)
         await asyncio.sleep(SHORT)
         closing = asyncio.create_task(transport.aclose())
@@ -1136,26 +1072,24 @@ def test_one_is_made_anywhere() -> None:
 # Whether a request left, should aiohttp change.
 
 
-async def test_without_its_connector_a_request_counts_as_sent(
-    transport: AiohttpTransport, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("ours", "step", "theirs"),
+    [
+        (wire._Connector, "connect", aiohttp.TCPConnector),
+        (wire._Body, "write_with_length", aiohttp.BytesPayload),
+    ],
+    ids=["its connector", "its body"],
+)
+async def test_without_what_aiohttp_asks_a_request_counts_as_sent(
+    transport: AiohttpTransport, monkeypatch: pytest.MonkeyPatch, ours: Any, step: str, theirs: Any
 ) -> None:
     """
-    Should aiohttp cease to ask it for connections, no request is called unsent. (core F9)
+    Should aiohttp cease to ask it for connections, or to write bodies so: none is called unsent.
+    (core F9)
     """
-    monkeypatch.setattr(wire._Connector, "connect", aiohttp.TCPConnector.connect)
+    monkeypatch.setattr(ours, step, getattr(theirs, step))
     async with Loopback(says(), STALLS, serve) as server:
         assert (await failure(transport, server.url)).sent is True
         assert (await failure(transport, server.url, timeout=SHORT)).sent is True
-    assert (await failure(transport, "http://127.0.0.1:1")).sent is True
-
-
-async def test_without_its_body_a_request_counts_as_sent(
-    transport: AiohttpTransport, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """
-    Nor should it cease to write bodies as it does. (core F9)
-    """
-    monkeypatch.setattr(wire._Body, "write_with_length", aiohttp.BytesPayload.write_with_length)
-    async with Loopback(says(), STALLS, serve) as server:
-        assert (await failure(transport, server.url)).sent is True
-        assert (await failure(transport, server.url, timeout=SHORT)).sent is True
+    if ours is wire._Connector:
+        assert (await failure(transport, "http://127.0.0.1:1")).sent is True

@@ -117,57 +117,6 @@ def test_the_earliest_deadline_goes_first(parts: list[list[tuple[int, str]]]) ->
     assert sorted(first) == first
 
 
-def test_nobody_is_overtaken_permanently() -> None:
-    """
-    Many that came together go before few of the same minute that come later.
-    """
-    given_ = usage(30 + 20 * 25)
-    backlog = Backlog(at(given_))
-    backlog.add(range(30), given_[:30], 0.0)
-    taken: list[int] = []
-
-    for start in range(30, len(given_), 25):
-        backlog.add(range(start, start + 25), given_[start : start + 25], 0.0)
-        chunk = backlog.take(NOW, 0.0)
-        assert chunk is not None
-        taken += chunk.positions
-
-    assert list(range(20 * 25)) == taken
-
-
-def test_records_of_one_minute_go_in_their_order() -> None:
-    """
-    First in, first out, also where thousands were taken and others come meanwhile.
-    """
-    given_ = usage(20_000)
-    backlog = Backlog(at(given_))
-    backlog.add(range(15_000), given_[:15_000], 0.0)
-    first = [backlog.take(NOW, 0.0) for _ in range(500)]
-    backlog.add(range(15_000, 20_000), given_[15_000:], 0.0)
-
-    chunks = [chunk for chunk in first if chunk is not None] + chunks_of(backlog)
-
-    assert list(range(20_000)) == [p for chunk in chunks for p in chunk.positions]
-
-
-def test_what_was_sent_goes_ahead_of_what_never_was() -> None:
-    """
-    Of its lane, also where that is older; and at once, without waiting for company. Core F11
-    """
-    given_ = usage(40, timestamp=NOON - timedelta(hours=2)) + usage(2, timestamp=NOON)
-    backlog = Backlog(at(given_), linger=LINGER)
-    backlog.add(range(40), given_[:40], 0.0)
-    backlog.put_back(sent([40, 41], given_), 0.0)
-
-    first = backlog.take(NOW, 0.0)
-    assert first is not None
-
-    assert [40, 41, *range(23)] == list(first.positions)
-    assert [SENT] * 2 + [NO_ATTEMPTS] * 23 == first.histories
-    assert backlog.take(NOW, 0.0) is None
-    assert LINGER == backlog.next_due()
-
-
 def test_lanes_take_turns() -> None:
     """
     A flood of one product does not keep another waiting. Covers: T09
@@ -202,20 +151,6 @@ def test_records_near_an_edge_travel_apart(timestamp: datetime, apart: bool) -> 
     assert (2 if apart else 1) == len(chunks)
 
 
-def test_large_records_are_cut_by_bytes() -> None:
-    """
-    A chunk stays under a million bytes, however few records that makes. Covers: W18
-    """
-    backlog = filled([large_record(450)] * 10, linger=LINGER)
-
-    chunks = chunks_of(backlog)  # at once, since the bytes fill them
-
-    assert 10 == sum(map(len, chunks)) + len(backlog)
-    assert all(len(chunk.body) < limits.REQUEST_BYTES for chunk in chunks)
-    assert {2} == set(map(len, chunks))
-    assert len(backlog) < 3
-
-
 @pytest.mark.parametrize(
     ("stamp", "closes"),
     [
@@ -240,47 +175,6 @@ def test_the_last_month_that_python_knows_closes_with_it() -> None:
     last = int(datetime(9999, 12, 31, 12, tzinfo=UTC).timestamp())
 
     assert datetime.max.replace(tzinfo=UTC).timestamp() == deadline(last)
-
-
-def test_a_lane_that_fills_a_chunk_goes_at_once() -> None:
-    """
-    Others of the same minute had come before and waited for company.
-    """
-    given_ = usage(25)
-    backlog = Backlog(at(given_), linger=LINGER)
-    backlog.add(range(24), given_[:24], 0.0)
-    assert backlog.take(NOW, 0.5) is None
-
-    backlog.add([24], given_[24:], 0.5)
-
-    assert [25] == list(map(len, chunks_of(backlog, moment=0.5)))
-
-
-def test_nobody_is_woken_for_what_is_gone() -> None:
-    """
-    Once nothing waits any more, nothing is due.
-    """
-    given_ = usage(1)
-    backlog = filled(given_, linger=LINGER)
-    assert LINGER == backlog.next_due()
-
-    assert backlog.discard(0, given_[0], 0.0)
-
-    assert backlog.next_due() is None
-
-
-def test_a_lane_that_is_full_no_more_waits_for_company() -> None:
-    """
-    One of its 25 was taken out.
-    """
-    given_ = usage(25)
-    backlog = filled(given_, linger=LINGER)
-    assert backlog.ready(0.0)
-
-    assert backlog.discard(7, given_[7], 0.0)
-
-    assert not backlog.ready(0.0)
-    assert LINGER == backlog.next_due()
 
 
 # Licenses of products that nobody named.
@@ -372,21 +266,6 @@ def test_at_most_so_many_are_dropped(lane: Lane | None) -> None:
     assert (list(range(60)) if lane else list(range(70))) == sorted(dropped)
     left = chunks_of(backlog, moment=100.0)
     assert ([] if lane is None else [*range(60, 70)]) == [p for c in left for p in c.positions]
-
-
-def test_what_is_left_of_a_drop_waits_as_before() -> None:
-    """
-    A lane that was full and is not any more waits for company; the oldest of it is another.
-    """
-    given_ = usage(30, timestamp=NOON - timedelta(hours=3)) + usage(30, timestamp=NOON)
-    backlog = filled(given_, linger=LINGER)
-    assert backlog.ready(0.0)
-
-    backlog.drop(40)
-
-    assert not backlog.ready(0.0)
-    assert LINGER == backlog.next_due()
-    assert backlog.ready(LINGER)
 
 
 # Memory.

@@ -8,7 +8,6 @@ that runs, one of a dimension that does not exist and one of a customer who has 
 """
 
 import asyncio
-import json
 import os
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -195,7 +194,7 @@ class MachineClock(ServiceClock):
 
 
 class Service(MemoryService):
-    """The book, behind a door where the time and the key of a signature are looked at."""
+    """The service, behind a door where keys may have expired."""
 
     def __init__(self, cell: Cell) -> None:
         rules = Rules(identical_resend=cell.resend, **cell.edge.rules)  # type: ignore[arg-type]
@@ -220,24 +219,14 @@ class Service(MemoryService):
         return list(range(25)) if fault is FaultKind.UNPROCESSED else []
 
     async def send(self, request: Request, *, timeout: float) -> Response:
-        code = self._refused_at_the_door(request)
-        if code is None:
-            return await super().send(request, timeout=timeout)
-        await asyncio.sleep(self.round_trip)
-        date = format_datetime(self.clock.now())
-        headers = {"Date": date, "x-amzn-RequestId": "at-the-door"}
-        return Response(403, headers, json.dumps({"__type": code}).encode())
-
-    def _refused_at_the_door(self, request: Request) -> str | None:
-        now, signed = self.clock.now(), request.headers["X-Amz-Date"]
-        if not f"{now - SIGNED:%Y%m%dT%H%M%SZ}" <= signed <= f"{now + SIGNED:%Y%m%dT%H%M%SZ}":
-            return "InvalidSignatureException"
         expired = self.clock.monotonic() >= self._cell.length.edge
         if self._cell.fault == "expired-keys" and expired:
             os.environ["AWS_ACCESS_KEY_ID"] = "NEW"
             if "Credential=NEW/" not in request.headers["Authorization"]:
-                return "ExpiredTokenException"
-        return None
+                await asyncio.sleep(self.round_trip)
+                headers = {"Date": format_datetime(self.clock.now()), "x-amzn-RequestId": "r"}
+                return Response(403, headers, b'{"__type": "ExpiredTokenException"}')
+        return await super().send(request, timeout=timeout)
 
 
 def usage_of(cell: Cell) -> dict[str, list[UsageRecord]]:

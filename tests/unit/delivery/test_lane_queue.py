@@ -291,22 +291,6 @@ def test_no_request_reaches_a_million_bytes(records: list[UsageRecord], returned
     assert 0 == queue.bytes
 
 
-def test_long_records_of_many_minutes_fill_what_large_ones_left() -> None:
-    """
-    Each minute counts against the room, also where none of it has allocations.
-    """
-    large = large_record(1170)
-    assert 900_000 < wire.record_size(large.to_wire()) < limits.REQUEST_BYTES - 16_000
-    queue = queue_of([*LONG, large], fresh=24)
-    queue.put_back(PendingRecord(24, large, SENT))
-
-    cut = queue.cut(alike)
-
-    assert body_size(cut.members) < limits.REQUEST_BYTES
-    room = ROOM - wire.record_size(large.to_wire())
-    assert 1 + room // wire.LARGEST_PLAIN_RECORD == len(cut.positions)
-
-
 def test_the_bound_of_a_plain_record_holds() -> None:
     """
     Its longest members at six bytes a character, and the longest license.

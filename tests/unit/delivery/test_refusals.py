@@ -70,14 +70,6 @@ def test_other_refusals_say_nothing_of_other_records(code: str) -> None:
     assert not SimilarRefusals.concerns_others(code)
 
 
-def test_refusals_of_dimension_and_customer_are_about_a_member() -> None:
-    """
-    More of the lane would be refused for the same.
-    """
-    assert SimilarRefusals.concerns_others(DIMENSION)
-    assert SimilarRefusals.concerns_others(CUSTOMER)
-
-
 def test_a_refusal_holds_back_for_a_minute() -> None:
     """
     From the latest time it was met.

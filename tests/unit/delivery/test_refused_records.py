@@ -5,10 +5,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import pytest
-from support.figures import DOORS, batch, refusing, send_through
+from support.figures import batch, refusing, send_through
 from support.ledgers import HOUR, NOON, house_at
-from support.memory import MemoryService, metered, untrue, usage
+from support.memory import MemoryService, usage
 from support.virtual import START
 
 from marketplace_metering_async.records import UsageRecord
@@ -74,98 +73,6 @@ async def test_the_ledger_meters_all_good_units_beside_an_odd_one(tmp_path: Path
 
         assert 240 == sum(house.metered().values())
         assert 240 == (await house.balance()).metered
-
-
-@pytest.mark.parametrize("door", DOORS)
-def test_a_license_refused_for_one_hour_says_nothing_of_another(door: str) -> None:
-    """
-    Hours after the license was activated are metered, though earlier ones are refused. (core F2)
-    """
-    activated = START - timedelta(hours=5, minutes=30)
-    records = [
-        UsageRecord(
-            timestamp=START - timedelta(hours=hours),
-            dimension="requests",
-            quantity=1,
-            customer_aws_account_id="1" * 12,
-            license_arn=LICENSE.format("a"),
-            product_code="product",
-        )
-        for hours in range(20, 0, -1)
-    ]
-    service = MemoryService(
-        refusing(lambda r: r["Timestamp"] < activated.timestamp(), "InvalidLicenseException")
-    )
-
-    results = send_through(door, service, records)
-
-    assert [S.REJECTED] * 15 + [S.SUCCESS] * 5 == [r.status for r in results]
-
-
-@pytest.mark.parametrize("code", ["TimestampOutOfBoundsException", "InvalidLicenseException"])
-def test_no_record_is_held_back_for_a_refusal_of_time_or_license(code: str) -> None:
-    """
-    Whatever it has in common with the refused one, it is sent. (core F2)
-    """
-    (first,) = usage(1, license_arn=LICENSE.format("a"))
-    (second,) = usage(
-        1, license_arn=LICENSE.format("a"), timestamp=first.timestamp + timedelta(hours=1)
-    )
-    odd = first.epoch
-    service = MemoryService(refusing(lambda r: r["Timestamp"] == odd, code))
-
-    results = list(batch(service, [first, second]))
-
-    assert [S.REJECTED, S.SUCCESS] == [r.status for r in results]
-
-
-def test_a_wrong_dimension_is_wrong_for_all_licenses_of_its_product() -> None:
-    """
-    So it costs one search and not one for each license. (core F12's second half, F2)
-    """
-    good = [
-        usage(1, license_arn=LICENSE.format(n), customer_aws_account_id=f"{n:012d}")[0]
-        for n in range(100)
-    ]
-    bad = [
-        usage(
-            1,
-            license_arn=LICENSE.format(n),
-            customer_aws_account_id=f"{n:012d}",
-            dimension="requets",
-        )[0]
-        for n in range(100)
-    ]
-    service = MemoryService(
-        refusing(lambda r: r["Dimension"] == "requets", "InvalidUsageDimensionException")
-    )
-
-    results = list(batch(service, good + bad, max_concurrency=1))
-
-    assert {S.SUCCESS} == {r.status for r in results[:100]}
-    assert {S.REJECTED} == {r.status for r in results[100:]}
-    assert len(service.requests) <= 4 + 12
-
-
-def test_a_wrong_dimension_of_one_product_is_sent_for_another() -> None:
-    """
-    Products have dimensions of their own.
-    """
-    service = MemoryService(
-        book=Book(
-            products={
-                "one": Product(dimensions=frozenset({"other"})),
-                "two": Product(dimensions=frozenset({"requests"})),
-            }
-        )
-    )
-    records = usage(3, product_code="one") + usage(3, product_code="two")
-
-    results = list(batch(service, records, max_concurrency=1))
-
-    assert [S.REJECTED] * 3 + [S.SUCCESS] * 3 == [r.status for r in results]
-    assert 3 == len(metered(service.book))
-    assert not untrue(results, service.book)
 
 
 def test_a_customer_refused_for_one_unnamed_product_is_sent_for_another() -> None:

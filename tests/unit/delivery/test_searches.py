@@ -13,7 +13,6 @@ from support.virtual import START
 
 from marketplace_metering_async.delivery.backlog import Backlog
 from marketplace_metering_async.delivery.decisions import NOT_SENT, Decision, Refusal
-from marketplace_metering_async.delivery.isolation import Search
 from marketplace_metering_async.delivery.model import Chunk, Lane
 from marketplace_metering_async.delivery.searches import Findings, Searches
 from marketplace_metering_async.errors import MarketplaceMeteringException
@@ -303,19 +302,6 @@ def test_no_other_refusal_separates_licenses(code: str, lane: Lane) -> None:
     assert ([], 1) == (again.returned, len(searches.parts))
 
 
-def test_a_mixed_lane_searches_what_is_refused_for_another_reason() -> None:
-    """
-    Its licenses are not taken apart for that.
-    """
-    records = licensed(8)
-    searches = mixed("InvalidLicenseException", records[:4])
-
-    findings = searches.refused(Refusal(chunk_of(records[4:], lane=LICENSES), error()), 0)
-
-    assert ([], 1) == (findings.returned, len(searches.parts))
-    assert {None} == {searches.licenses.group_of(record) for record in records[4:]}
-
-
 def test_licenses_that_were_separated_share_no_chunk() -> None:
     """
     Not even where they had come before.
@@ -341,20 +327,6 @@ def test_a_license_that_is_refused_alone_explains_it() -> None:
     searches.refused(Refusal(chunk_of(records, lane=LICENSES), error(code)), 0)
 
     assert [2] == settled(run(searches, lambda part: 2 in part.positions, code))
-    assert {None} == {searches.licenses.group_of(record) for record in records}
-
-
-def test_a_part_that_was_not_sent_proves_no_mixture() -> None:
-    """
-    Only what the service took does.
-    """
-    code, records = "InvalidLicenseException", licensed(4)
-    searches = searches_of()
-    searches.refused(Refusal(chunk_of(records, lane=LICENSES), error(code)), 0)
-
-    while searches.parts:
-        searches.advance(*searches.parts.popleft(), NOT_SENT, 0)
-
     assert {None} == {searches.licenses.group_of(record) for record in records}
 
 
@@ -413,13 +385,3 @@ def test_records_of_one_license_are_tried_together() -> None:
     searches = mixed(code, licensed(4))
     searches.refused(Refusal(chunk_of(records[::2], lane=LICENSES), error(code)), 0)
     assert 1 == len(searches.parts)
-
-
-def test_a_search_is_of_its_own_chunk() -> None:
-    """
-    One that is over goes on no more.
-    """
-    chunk = chunk_of(usage(2))
-    stranger = Search(chunk, error(), by_license=False)
-
-    assert Findings(0) == searches_of().advance(stranger, chunk, NOT_SENT, 0)

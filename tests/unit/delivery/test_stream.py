@@ -68,17 +68,6 @@ def test_an_attempt_without_an_answer_leaves_a_doubt() -> None:
     assert [] == untrue(results, service.book)
 
 
-def test_a_silent_source_does_not_hold_up_the_end() -> None:
-    """
-    The source that gives nothing more for an hour is not waited for.
-    """
-    results, taken, ended = run_virtual(stopped_after(10.0, MemoryService(), records=3))
-
-    assert [RecordStatus.SUCCESS] * 3 == [result.status for result in results]
-    assert 3 == taken
-    assert ended < 10.1
-
-
 def test_a_stop_after_the_end_changes_nothing() -> None:
     """
     The stream has ended by itself.

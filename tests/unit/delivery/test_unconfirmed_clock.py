@@ -1,7 +1,6 @@
 """No record is rejected or held by a clock that no response has confirmed."""
 
 import asyncio
-import json
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
@@ -21,29 +20,6 @@ from marketplace_metering_async.service_errors import TimestampOutOfBoundsExcept
 S = RecordStatus
 
 
-class Service(MemoryService):
-    """Refuses signatures that are minutes off, as AWS does; *signs* says whether it looks."""
-
-    def __init__(self, *, looks: bool = True) -> None:
-        super().__init__()
-        self._looks = looks
-
-    async def send(self, request: Request, *, timeout: float) -> Response:
-        now = VirtualClock().now()
-        signed = datetime.fromisoformat(request.headers["X-Amz-Date"])
-        off = abs(signed - now)
-        if not self._looks or off <= timedelta(minutes=5):
-            response = await super().send(request, timeout=timeout)
-            return Response(response.status, {**response.headers, **dated(now)}, response.body)
-        await asyncio.sleep(self.round_trip)
-        body = json.dumps({"__type": "InvalidSignatureException"}).encode()
-        return Response(403, {"x-amzn-RequestId": "refused", **dated(now)}, body)
-
-
-def dated(now: datetime) -> dict[str, str]:
-    return {"Date": format_datetime(now, usegmt=True)}
-
-
 class Wrong(VirtualClock):
     """A machine's clock that is off."""
 
@@ -60,7 +36,7 @@ def test_a_wrong_clock_before_the_first_call_rejects_nothing(
     """
     What the service would take is metered, however wrong this machine's time is. (core F5)
     """
-    service = Service()
+    service = MemoryService()
 
     results = send_through(
         door, service, usage(30, timestamp=START - age), clock=Wrong(timedelta(hours=hours))
@@ -78,7 +54,7 @@ def test_what_is_out_of_the_window_is_the_services_to_refuse_at_first(
     """
     One call, and from then on its time is known: the others are rejected without one. (core F5)
     """
-    service = Service()
+    service = MemoryService()
     late = usage(200, timestamp=START - timedelta(hours=25))
     good = usage(25, timestamp=START - timedelta(hours=1))
 
@@ -102,7 +78,7 @@ def test_a_time_far_outside_every_window_is_a_verdict(door: str) -> None:
     odd = [usage(1, timestamp=end)[0] for end in ends]
     good = usage(5)
 
-    results = send_through(door, Service(), [*odd, *good])
+    results = send_through(door, MemoryService(), [*odd, *good])
 
     assert [S.REJECTED] * 2 + [S.SUCCESS] * 5 == [r.status for r in results]
 
@@ -113,9 +89,9 @@ def test_a_time_once_confirmed_rejects_unsent() -> None:
     """
     late: list[UsageRecord] = usage(1, timestamp=START - timedelta(hours=25))
     for first in (usage(1, dimension="first"), usage(1, timestamp=START - timedelta(hours=26))):
-        service = Service()
+        service = MemoryService()
 
-        async def send(service: Service, first: list[UsageRecord]) -> Any:
+        async def send(service: MemoryService, first: list[UsageRecord]) -> Any:
             async with client_of(service) as client:
                 await client.batch_meter_usage(first)
                 return await client.batch_meter_usage(late)
@@ -131,7 +107,7 @@ def test_the_services_clock_is_known_by_its_refusals() -> None:
     """
     Their `Date`, and the time since; None before the first of them, and after a foreign one.
     """
-    service = Service(looks=False)
+    service = MemoryService()
     fast = Wrong(timedelta(minutes=2))
     late = usage(1, timestamp=START - timedelta(hours=25))
 
@@ -158,7 +134,7 @@ def test_records_ahead_of_a_confirmed_time_are_not_sent() -> None:
     """
     More than 15 minutes ahead, by a time that the service has confirmed.
     """
-    service = Service()
+    service = MemoryService()
     ahead = usage(1, timestamp=START + timedelta(minutes=16), dimension="ahead")
 
     async def send() -> Any:
@@ -181,15 +157,15 @@ def test_one_wrong_date_rejects_nothing(door: str, year: int) -> None:
     the service takes what is signed by its true time, and all that comes later. Law of sending 13
     """
 
-    class Off(Service):
+    class Off(MemoryService):
         refused = False
 
         async def send(self, request: Request, *, timeout: float) -> Response:
             if self.book and not self.refused:
                 self.refused = True
                 then = datetime(year, 12, 31, 23, 59, 59, tzinfo=UTC)
-                body = json.dumps({"__type": "InvalidSignatureException"}).encode()
-                return Response(403, {"x-amzn-RequestId": "off", **dated(then)}, body)
+                headers = {"x-amzn-RequestId": "off", "Date": format_datetime(then, usegmt=True)}
+                return Response(403, headers, b'{"__type": "InvalidSignatureException"}')
             response = await super().send(request, timeout=timeout)
             self.round_trip = 2.0  # past the end of the calendar
             return response

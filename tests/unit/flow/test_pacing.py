@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable
 from random import Random
 from statistics import mean
+from typing import Any
 
 import pytest
 from campaigns.pacing import NOT_CONFIGURED, WRONG_OR_SHARED, Case, check_found, check_given_up
@@ -310,22 +311,23 @@ def test_a_quota_that_is_none_is_refused(quota: float) -> None:
         client_of(MemoryService(), calls_per_second=quota)
 
 
-@pytest.mark.parametrize("burst", [0.0, 0.9, math.nan])
-def test_a_burst_of_no_call_is_refused(burst: float) -> None:
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        *(({"burst": burst}, "at least 1") for burst in (0.0, 0.9, math.nan)),
+        *(({"share": share}, "above 0, at most 1") for share in (0.0, -0.5, 1.01, math.nan)),
+    ],
+    ids=str,
+)
+def test_what_would_start_nothing_or_too_much_is_refused(
+    setting: dict[str, Any], expected: str
+) -> None:
     """
-    Nothing would ever start.
+    A burst of no call; nothing of the quota, or more than all of it.
     """
-    with pytest.raises(ValueError, match="burst: expected at least 1, got"):
-        AdaptivePacer(1.0, burst=burst)
-
-
-@pytest.mark.parametrize("share", [0.0, -0.5, 1.01, math.nan])
-def test_a_share_that_is_none_is_refused(share: float) -> None:
-    """
-    More than all of the quota, or nothing of it.
-    """
-    with pytest.raises(ValueError, match="share: expected above 0, at most 1, got"):
-        AdaptivePacer(1.0, share=share)
+    (name,) = setting
+    with pytest.raises(ValueError, match=f"{name}: expected {expected}, got"):
+        AdaptivePacer(1.0, **setting)
 
 
 def test_a_configured_quota_that_others_use_up_is_given_up_soon() -> None:

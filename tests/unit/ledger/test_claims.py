@@ -67,12 +67,13 @@ def test_a_row_that_was_damaged_is_put_aside(flipped: dict[str, Any]) -> None:
     assert (HourState.DAMAGED, 3) == (one.state, one.claim.fence)
 
 
-def test_a_record_that_kills_its_relays_is_put_aside() -> None:
+@pytest.mark.parametrize("doubt", ["in_doubt", "lapsed"])
+def test_a_record_that_kills_its_relays_is_put_aside(doubt: str) -> None:
     """
     With the doubt that it has, and where its units are summed up. Covers: K15
     """
-    once_more, _ = choose([candidate(crashes=MOST_CRASHES - 1, lapsed=True)], 10, 1)
-    claimed, (one,) = choose([candidate(crashes=MOST_CRASHES, lapsed=True)], 10, 1)
+    once_more, _ = choose([candidate(crashes=MOST_CRASHES - 1, **{doubt: True})], 10, 1)
+    claimed, (one,) = choose([candidate(crashes=MOST_CRASHES, **{doubt: True})], 10, 1)
 
     assert (1, 0) == (len(once_more), len(claimed))
     assert (HourState.QUARANTINED, True) == (one.state, one.in_doubt)
@@ -103,19 +104,16 @@ def test_the_more_relays_died_the_fewer_are_claimed(crashes: int, taken: int) ->
     assert taken == len(claimed)
 
 
-def test_records_before_one_that_kills_are_not_held_up() -> None:
+@pytest.mark.parametrize(
+    "line",
+    [
+        [candidate(0), candidate(1), candidate(2, crashes=9), candidate(3)],
+        [candidate(0, urgent=True), candidate(1, urgent=True), candidate(2)],
+    ],
+    ids=["before one that kills", "last hours, which the service takes for about an hour"],
+)
+def test_some_go_without_the_others(line: list[FrozenHour]) -> None:
     """
-    Only what would share a claim with it.
+    Only what would share a claim with a record that kills is held up, or what is not urgent.
     """
-    line = [candidate(0), candidate(1), candidate(2, crashes=9), candidate(3)]
-
-    assert [0, 1] == [one.hour_id for one in choose(line, 16, 1)[0]]
-
-
-def test_last_hours_go_alone() -> None:
-    """
-    The service takes them for about an hour after a cancellation.
-    """
-    line = [candidate(0, urgent=True), candidate(1, urgent=True), candidate(2)]
-
     assert [0, 1] == [one.hour_id for one in choose(line, 16, 1)[0]]

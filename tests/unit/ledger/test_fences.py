@@ -80,12 +80,13 @@ def test_a_success_lifts_every_state_that_bills_nobody(state: HourState) -> None
 
 def test_a_verdict_that_was_written_is_heard_again() -> None:
     """
-    And changes nothing. ledger H8
+    And changes nothing; another one of the same claim is not heard. ledger H8
     """
     one = verdict(HourState.REJECTED)
-    writing = writing_of([one], {1: Standing(2, HourState.REJECTED, DIGEST, HOST)})
+    for stands, heard in ((HourState.REJECTED, [one]), (HourState.CONFLICT, [])):
+        writing = writing_of([one], {1: Standing(2, stands, DIGEST, HOST)})
 
-    assert ({}, [one], []) == (writing.rows, writing.heard, writing.moves)
+        assert ({}, heard, []) == (writing.rows, writing.heard, writing.moves)
 
 
 def test_verdicts_of_one_row_are_written_in_turn() -> None:
