@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 PROGRAM = """
-import os, pkgutil, signal, sys, time
+import os, pkgutil, signal, ssl, sys, time
 from importlib import import_module
 
 import aiobotocore.session, aiohttp.web, asyncpg, hypothesis, opentelemetry.trace, pytest, typer
@@ -24,6 +24,7 @@ for module, names in OF_UNIX.items():
 for name in ("fcntl", "resource", "pwd", "grp", "termios", "tty", "pty"):
     sys.modules[name] = None
 sys.platform = "win32"
+ssl.enum_certificates = lambda store: ()  # which only Windows has
 
 package = import_module("marketplace_metering_async")
 for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
