@@ -225,8 +225,12 @@ class _Body(aiohttp.BytesPayload):
         await super().write_with_length(writer, content_length)
 
     def drop_connection(self) -> None:
-        """Drop it at once: to close it would wait until all is read that was sent."""
-        if self.transport is not None:
+        """
+        Drop it at once: to close it would wait until all is read that was sent.
+
+        Unless it is not closing, since the response came at that moment: others have it by now.
+        """
+        if self.transport is not None and self.transport.is_closing():
             self.transport.abort()
 
 
