@@ -252,6 +252,23 @@ def test_a_services_section_that_is_not_there(machine: Machine) -> None:
         found()
 
 
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "services = s\n[services s]\nmarketplace_metering = https://mine.example",
+        "services =\n  marketplace_metering = https://mine.example",
+        "endpoint_url =\n  metering = https://mine.example",
+        "ca_bundle =\n  file = ca.pem",
+        "region =\n  metering = us-east-1",
+    ],
+)
+def test_a_text_and_a_section_in_each_others_place(machine: Machine, lines: str) -> None:
+    """It is an error of the configuration, and none of Python's; none goes on to AWS."""
+    machine.write("config", f"[default]\n{lines}\n")
+    with pytest.raises(ConfigurationError, match=r"profile .* indented lines"):
+        found(region=None if "region" in lines else "us-east-1")
+
+
 SAFE: Final = [
     "https://vpce-1.metering.example",
     "https://metering.example:8443/stage",
