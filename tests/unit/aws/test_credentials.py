@@ -196,7 +196,6 @@ async def test_what_to_do_is_said_where_a_text_holds_settings_alone(
 ) -> None:
     """Of `aws login` and of MFA nothing was said but the name of botocore's class."""
 
-
     async def again() -> Any:
         raise error
 
