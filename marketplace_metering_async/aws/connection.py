@@ -44,7 +44,8 @@ from marketplace_metering_async.service_codes import ErrorKind
 
 _SKEW: Final = timedelta(seconds=60)
 """Signatures hold for minutes: a smaller difference of the clocks explains no refusal."""
-
+_STEP: Final = 1.0
+"""Seconds that nobody's clock gains or loses by itself during an attempt."""
 
 _OF_TRANSPORTS: Final = (TransportError, InvalidResponseError)
 """What a transport is meant to raise."""
@@ -262,7 +263,7 @@ class ServiceConnection:
 
     async def _send(self, operation: str, request: Request) -> CallResponse:
         """Send what was signed just now, and learn the service's time from the response."""
-        offset, lead = self._offset, self.now().timestamp() - self.clock.monotonic()
+        lead = self.now().timestamp() - self.clock.monotonic()
         transport = cast("Transport", self._given_transport or self._own_transport)
         try:
             response = await transport.send(request, timeout=self._attempt_timeout)
@@ -282,7 +283,9 @@ class ServiceConnection:
         fault, date = classify(refusal), _date(response)
         if date is not None:
             self._dated = date.timestamp() - self.clock.monotonic()
-        if fault is ErrorKind.CLOCK and (offset != self._offset or self._correct_clock(date)):
+        # Set right since it was signed, by another refusal or by others, or now.
+        step = self.now().timestamp() - self.clock.monotonic() - lead
+        if fault is ErrorKind.CLOCK and (abs(step) > _STEP or self._correct_clock(date)):
             raise RepairedError(refusal)
         if fault is ErrorKind.CREDENTIALS and await self._renewed(request):
             text = "the service refused the AWS credentials; newer found"
