@@ -42,11 +42,7 @@ _PLAIN: Final = (
     "SSOError",
     "UnknownCredentialError",
 )
-"""
-Errors of botocore whose texts, and those of their kinds, name settings and what to do only.
-
-Others may repeat what a process printed.
-"""
+"""Errors of botocore, and their kinds, whose texts name settings only: no process printed them."""
 
 Again = Callable[[], Awaitable[Any]]
 """Asks the same provider for fresh credentials."""

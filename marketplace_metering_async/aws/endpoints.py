@@ -128,11 +128,9 @@ def from_session(
         return _asked(session, region_name, endpoint_url)
     except ConfigurationError:
         raise
-    except BotoCoreError as error:
-        reason = str(error)
     except Exception as error:  # noqa: BLE001 - botocore trips over a section in a text's place
-        name = type(error).__name__
-        reason = f"the AWS profile cannot be read ({name}): look at its indented lines"
+        odd = f"the AWS profile cannot be read ({type(error).__name__}): look at its indented lines"
+        reason = str(error) if isinstance(error, BotoCoreError) else odd
     raise ConfigurationError(reason)
 
 
