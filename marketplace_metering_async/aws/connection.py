@@ -169,9 +169,9 @@ class ServiceConnection:
         is_over = self._home is not None and self._home[1].is_closed()
         for work in () if is_over else list(self._stopped_at_close):
             work.stop(ClientClosedError("the client is closed"))
-        await self._signer.aclose()
         if self._own_transport is not None:
             await self._own_transport.aclose()
+        await self._signer.aclose()  # last, since a provider may take its time to end
         flush(self.observer)
 
     def require_home(self) -> None:
