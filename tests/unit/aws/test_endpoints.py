@@ -438,6 +438,29 @@ def test_loopback_is_reached_directly(machine: Machine) -> None:
     assert found(url="http://127.0.0.1:8000").transport.proxy_url is None
 
 
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"use_fips_endpoint": "false"}, "UseFIPS"),
+        ({"use_dualstack_endpoint": "false"}, "UseDualStack"),
+        ({"region_name": ""}, "no region"),
+    ],
+)
+def test_what_a_sessions_owner_set_is_not_taken_for_another(
+    machine: Machine, settings: dict[str, Any], says: str
+) -> None:
+    """
+    A text is no flag, and an empty region no other one: botocore's client refuses them, too.
+
+    "false" led to the FIPS host, and an empty region to that of the environment.
+    """
+    machine.set(AWS_REGION="eu-west-1")
+    session = new_session()
+    session.set_default_client_config(Config(**{"region_name": "us-east-1"} | settings))
+    with pytest.raises(ConfigurationError, match=says):
+        found(session, region=None)
+
+
 def test_the_configuration_of_a_session(machine: Machine) -> None:
     """What a session's owner set for all its clients holds for ours."""
     machine.set(HTTPS_PROXY="http://wrong:1", AWS_DEFAULT_REGION="eu-west-1", AWS_ENDPOINT_URL=OWN)
