@@ -92,7 +92,7 @@ class MarketplaceMeteringClient:
         Note the settings; nothing is looked up before the first call.
 
         Args:
-            region_name: The AWS region; by default that of environment, profile or instance.
+            region_name: The AWS region; by default that of environment or profile.
             endpoint_url: Another endpoint, such as the sandbox's; plain HTTP on loopback only.
             profile_name: A profile of the shared config.
             aws_access_key_id: With the secret key: credentials in place of those found.

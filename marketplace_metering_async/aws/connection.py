@@ -44,10 +44,6 @@ from marketplace_metering_async.service_codes import ErrorKind
 
 _SKEW: Final = timedelta(seconds=60)
 """Signatures hold for minutes: a smaller difference of the clocks explains no refusal."""
-
-
-_OF_TRANSPORTS: Final = (TransportError, InvalidResponseError)
-"""What a transport is meant to raise."""
 _SEEN_TO: Final = frozenset({ErrorKind.CONTENT, ErrorKind.STATE, ErrorKind.PRODUCT})
 """Errors that come after a signature was checked: they confirm the time that it was signed at."""
 
@@ -173,9 +169,9 @@ class ServiceConnection:
         is_over = self._home is not None and self._home[1].is_closed()
         for work in () if is_over else list(self._stopped_at_close):
             work.stop(ClientClosedError("the client is closed"))
-        await self._signer.aclose()
         if self._own_transport is not None:
             await self._own_transport.aclose()
+        await self._signer.aclose()  # last, since a provider may take its time to end
         flush(self.observer)
 
     def require_home(self) -> None:
@@ -262,13 +258,14 @@ class ServiceConnection:
 
     async def _send(self, operation: str, request: Request) -> CallResponse:
         """Send what was signed just now, and learn the service's time from the response."""
-        offset, lead = self._offset, self.now().timestamp() - self.clock.monotonic()
+        lead = self.now().timestamp() - self.clock.monotonic()
         transport = cast("Transport", self._given_transport or self._own_transport)
         try:
             response = await transport.send(request, timeout=self._attempt_timeout)
         except MeteringError as error:
-            # Ours raises others, too, but before anything has left.
-            if transport is self._own_transport or isinstance(error, _OF_TRANSPORTS):
+            # These are meant. Ours raises others, too, but before anything has left.
+            is_meant = isinstance(error, TransportError | InvalidResponseError)
+            if is_meant or transport is self._own_transport:
                 raise
             raise UnexpectedError.of(error) from error
         if response.status == 200:
@@ -282,7 +279,10 @@ class ServiceConnection:
         fault, date = classify(refusal), _date(response)
         if date is not None:
             self._dated = date.timestamp() - self.clock.monotonic()
-        if fault is ErrorKind.CLOCK and (offset != self._offset or self._correct_clock(date)):
+        # Set since it was signed, by another refusal or by others, or set right now.
+        step = self.now().timestamp() - self.clock.monotonic() - lead
+        is_set = abs(step) >= _SKEW.total_seconds()
+        if fault is ErrorKind.CLOCK and (is_set or self._correct_clock(date)):
             raise RepairedError(refusal)
         if fault is ErrorKind.CREDENTIALS and await self._renewed(request):
             text = "the service refused the AWS credentials; newer found"
@@ -327,9 +327,7 @@ async def _expected(work: Awaitable[_Result]) -> _Result:
         return await work
     except (MeteringError, RepairedError):
         raise
-    except asyncio.CancelledError as error:
-        if is_cancelled():
-            raise
-        raise UnexpectedError.of(error) from error  # a part's own, and nobody's wish
-    except Exception as error:
+    except (Exception, asyncio.CancelledError) as error:
+        if isinstance(error, asyncio.CancelledError) and is_cancelled():
+            raise  # otherwise it is a part's own, and nobody's wish
         raise UnexpectedError.of(error) from error

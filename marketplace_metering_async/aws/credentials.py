@@ -34,13 +34,15 @@ _PLAIN: Final = (
     "ConfigNotFound",
     "InfiniteLoopConfigError",
     "InvalidConfigError",
+    "LoginError",
+    "MissingDependencyException",
     "PartialCredentialsError",
     "ProfileNotFound",
-    "SSOTokenLoadError",
-    "UnauthorizedSSOTokenError",
+    "RefreshWithMFAUnsupportedError",
+    "SSOError",
     "UnknownCredentialError",
 )
-"""Errors of botocore whose texts name settings only. Others may repeat what a process printed."""
+"""Errors of botocore, and their kinds, whose texts name settings only: no process printed them."""
 
 Again = Callable[[], Awaitable[Any]]
 """Asks the same provider for fresh credentials."""
@@ -318,5 +320,6 @@ def _failure(source: str, error: Exception) -> MeteringError:
     kind = type(error).__name__
     if isinstance(error, TimeoutError) and not error.args:
         return ConfigurationError(f"credentials of {source}: no response within {_LONGEST:g} s")
-    reason = str(error) if kind in _PLAIN else kind
+    is_plain = any(one.__name__ in _PLAIN for one in type(error).__mro__)
+    reason = str(error) if is_plain else kind
     return ConfigurationError(f"credentials of {source}: {reason}")

@@ -126,8 +126,11 @@ def from_session(
 
     try:
         return _asked(session, region_name, endpoint_url)
-    except BotoCoreError as error:
-        reason = str(error)
+    except ConfigurationError:
+        raise
+    except Exception as error:  # noqa: BLE001 - botocore trips over a section in a text's place
+        odd = f"the AWS profile cannot be read ({type(error).__name__}): look at its indented lines"
+        reason = str(error) if isinstance(error, BotoCoreError) else odd
     raise ConfigurationError(reason)
 
 
@@ -135,7 +138,7 @@ def _asked(session: Any, region_name: str | None, endpoint_url: str | None) -> F
     region = region_name or _region(session)
     if not region:
         raise NoRegionError
-    fips = bool(_setting(session, "use_fips_endpoint"))
+    fips = _setting(session, "use_fips_endpoint") or False
     if "fips-" in region or "-fips" in region:  # pseudo-regions of old, which botocore still takes
         fips, region = True, region.replace("fips-", "").replace("-fips", "")
     require_region(region)
@@ -159,9 +162,9 @@ def _setting(session: Any, name: str) -> Any:
 def _region(session: Any) -> str | None:
     """Botocore's rules, and AWS_REGION, which the other SDKs read, before the profile's region."""
     chosen = getattr(session.get_default_client_config(), "region_name", None)
-    chosen = chosen or session.instance_variables().get("region")
-    chosen = chosen or os.environ.get("AWS_DEFAULT_REGION") or os.environ.get("AWS_REGION")
-    return chosen or session.get_config_variable("region")
+    chosen = session.instance_variables().get("region") if chosen is None else chosen
+    found = os.environ.get("AWS_DEFAULT_REGION") or os.environ.get("AWS_REGION")
+    return chosen if chosen is not None else found or session.get_config_variable("region")
 
 
 def _configured_url(session: Any) -> str | None:
@@ -189,7 +192,7 @@ def _service_url(session: Any, region: str, *, fips: bool) -> str:
     found = rules.resolve_endpoint(
         Region=region,
         UseFIPS=fips,
-        UseDualStack=bool(_setting(session, "use_dualstack_endpoint")),
+        UseDualStack=_setting(session, "use_dualstack_endpoint") or False,
     )
     return str(found.url)
 

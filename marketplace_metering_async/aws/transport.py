@@ -159,15 +159,13 @@ class AiohttpTransport:
             except BaseException:
                 response.close()  # and its connection, which goes back to the pool at the end
                 raise
-        except asyncio.CancelledError:
-            body.drop_connection()
-            raise
         except TimeoutError:
-            body.drop_connection()
             late = f"no response within {timeout:g} s"
             reason = "no connection in time" if body.connecting else late
         except (aiohttp.ClientError, OSError) as error:
             reason = _words(error)
+        finally:
+            body.drop_connection()
         # Raised out here, since aiohttp's errors, which hold all headers, would hang on as context.
         raise TransportError(reason, sent=not body.connecting)
 
@@ -225,8 +223,12 @@ class _Body(aiohttp.BytesPayload):
         await super().write_with_length(writer, content_length)
 
     def drop_connection(self) -> None:
-        """Drop it at once: to close it would wait until all is read that was sent."""
-        if self.transport is not None:
+        """
+        Drop one that is closing at once: it would wait until all is read that was sent.
+
+        One that is not closing has brought the response, and may be another request's by now.
+        """
+        if self.transport is not None and self.transport.is_closing():
             self.transport.abort()
 
 

@@ -184,10 +184,8 @@ class Backlog:
 
     def clear(self) -> None:
         """Forget all records."""
-        self._queues.clear()
-        self._line.clear()
-        self._waiting.clear()
-        self._resting.clear()
+        for part in (self._queues, self._line, self._waiting, self._resting):
+            part.clear()
 
     def sent_before(self) -> set[int]:
         """Return the positions of all that were put back."""

@@ -80,14 +80,12 @@ class Stream:
             elif isinstance(self._records, Iterable):
                 for given in self._records:
                     await self._read_one(given, stretch)
-        except asyncio.CancelledError as error:
-            if is_cancelled():
-                raise
-            self._source_error = error  # the source's own: something that it awaits was cancelled
         except (KeyboardInterrupt, SystemExit):
             raise  # they end the event loop
-        except BaseException as error:  # noqa: BLE001 - raised by results() once all is yielded
-            self._source_error = error
+        except BaseException as error:
+            if isinstance(error, asyncio.CancelledError) and is_cancelled():
+                raise  # otherwise it is the source's own: something that it awaits was cancelled
+            self._source_error = error  # raised by results() once all is yielded
 
     async def _read_one(self, given: object, stretch: WorkStretch) -> None:
         position = self._read

@@ -1,10 +1,11 @@
 """How long to wait and when to give up; the only module that knows tenacity."""
 
+import math
 from random import Random
 from typing import Final, cast
 
 from attrs import Attribute, field, frozen
-from attrs.validators import ge, gt, instance_of, optional
+from attrs.validators import ge, gt, instance_of, lt, optional
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
 from marketplace_metering_async.clock import Clock
@@ -41,12 +42,13 @@ class RetryPolicy:
         max_attempts: Failed attempts for the service's fault; None: as many as fit.
 
     Raises:
-        ValueError: for a time that is not above 0, or fewer than one attempt.
+        ValueError: for a time that is not above 0, an attempt without an end, or fewer than one
+            attempt.
         TypeError: for anything that is no number.
     """
 
     timeout: float = field(default=900.0, validator=[_is_number, gt(0)])
-    attempt_timeout: float = field(default=30.0, validator=[_is_number, gt(0)])
+    attempt_timeout: float = field(default=30.0, validator=[_is_number, gt(0), lt(math.inf)])
     base_delay: float = field(default=0.1, validator=[_is_number, gt(0)])
     max_delay: float = field(default=20.0, validator=[_is_number, gt(0)])
     max_attempts: int | None = field(default=None, validator=optional([instance_of(int), ge(1)]))

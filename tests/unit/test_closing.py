@@ -11,6 +11,7 @@ from support.memory import MemoryService, client_of, usage
 from support.virtual import run_virtual
 
 from marketplace_metering_async import MarketplaceMeteringClient, UsageBatcher, UsageRecord
+from marketplace_metering_async.client import shared_of
 from marketplace_metering_async.clock import SystemClock
 from marketplace_metering_async.errors import ClientClosedError
 from marketplace_metering_async.flow.retries import RetryPolicy
@@ -126,3 +127,32 @@ def test_closing_on_another_event_loop_is_refused_while_the_own_one_is_open() ->
 
     assert [] == asyncio.run(door.drain())
     asyncio.run(client.aclose())
+
+
+async def test_closing_that_is_cut_short_leaves_no_connection_open() -> None:
+    """
+    A provider of credentials that takes its time to end is waited for last.
+
+    Who lost patience had connections open for good, since to close again did nothing.
+    """
+
+    async def slow() -> Any:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(0.05)
+
+    client = MarketplaceMeteringClient(
+        region_name="us-east-1", aws_access_key_id="AKID", aws_secret_access_key="secret"
+    )
+    await client.endpoint()
+    connection = shared_of(client).connection
+    transport = connection._own_transport
+    assert transport is not None
+    working = connection._signer._opening.begin(slow)
+    await asyncio.sleep(0)
+    closing = asyncio.create_task(client.aclose())
+    await asyncio.sleep(0.01)
+    closing.cancel()
+    await asyncio.gather(closing, working, return_exceptions=True)
+    assert transport._closed

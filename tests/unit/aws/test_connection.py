@@ -122,6 +122,29 @@ def test_a_portal_confirms_no_clock() -> None:
     assert not service.left
 
 
+@pytest.mark.parametrize("step", [timedelta(minutes=-20), timedelta(minutes=20)])
+def test_a_clock_that_is_set_right_with_a_request_on_its_way(step: timedelta) -> None:
+    """
+    What was signed by the old time is signed again: nothing is wrong with the clock by then.
+
+    A machine that is asleep with its request half sent is one. All of the batch was Unprocessed.
+    Covers: H01, H15.
+    """
+    clock = VirtualClock(START - step)
+
+    class SetRight(MemoryService):
+        async def send(self, request: Request, *, timeout: float) -> Response:
+            clock.start = START
+            return await super().send(request, timeout=timeout)
+
+    service = SetRight(clock=clock)
+
+    result = batch(service, usage(3, timestamp=START - timedelta(hours=1)), clock=clock)
+
+    assert {S.SUCCESS: 3} == result.counts
+    assert 2 == len(service.requests)
+
+
 @pytest.mark.parametrize("asleep", [timedelta(minutes=20), timedelta(hours=8)])
 def test_a_machine_that_slept_meters_what_is_new(asleep: timedelta) -> None:
     """

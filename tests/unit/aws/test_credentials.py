@@ -13,6 +13,15 @@ import pytest
 from aiobotocore.credentials import AioRefreshableCredentials
 from aiobotocore.session import AioSession
 from botocore.credentials import ReadOnlyCredentials
+from botocore.exceptions import (
+    LoginInsufficientPermissions,
+    LoginRefreshRequired,
+    LoginTokenLoadError,
+    MissingDependencyException,
+    RefreshWithMFAUnsupportedError,
+    SSOTokenLoadError,
+    UnauthorizedSSOTokenError,
+)
 from support.aws import Machine, bare_machine
 from support.loopback import Connection, Loopback
 
@@ -168,6 +177,31 @@ async def test_a_process_that_fails(machine: Machine) -> None:
         await Signer().open()
     assert str(caught.value) == "credentials of chain: CredentialRetrievalError"
     assert (caught.value.__cause__, caught.value.__context__) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (UnauthorizedSSOTokenError(), "aws sso login"),
+        (SSOTokenLoadError(error_msg="Token for mine has expired"), "mine has expired"),
+        (LoginRefreshRequired(), "reauthenticate using 'aws login'"),
+        (LoginInsufficientPermissions(), "signin:CreateOAuth2Token"),
+        (LoginTokenLoadError(error_msg="Unable to load a session"), "load a session"),
+        (MissingDependencyException(msg='pip install "botocore[crt]"'), "botocore[crt]"),
+        (RefreshWithMFAUnsupportedError(), "MFA"),
+    ],
+)
+async def test_what_to_do_is_said_where_a_text_holds_settings_alone(
+    error: Exception, says: str
+) -> None:
+    """Of `aws login` and of MFA nothing was said but the name of botocore's class."""
+
+    async def again() -> Any:
+        raise error
+
+    with pytest.raises(ConfigurationError) as caught:
+        await FoundCredentials(None, again).renew()
+    assert says in str(caught.value)
 
 
 class Roles:

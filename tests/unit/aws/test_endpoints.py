@@ -252,6 +252,23 @@ def test_a_services_section_that_is_not_there(machine: Machine) -> None:
         found()
 
 
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "services = s\n[services s]\nmarketplace_metering = https://mine.example",
+        "services =\n  marketplace_metering = https://mine.example",
+        "endpoint_url =\n  metering = https://mine.example",
+        "ca_bundle =\n  file = ca.pem",
+        "region =\n  metering = us-east-1",
+    ],
+)
+def test_a_text_and_a_section_in_each_others_place(machine: Machine, lines: str) -> None:
+    """It is an error of the configuration, and none of Python's; none goes on to AWS."""
+    machine.write("config", f"[default]\n{lines}\n")
+    with pytest.raises(ConfigurationError, match=r"profile .* indented lines"):
+        found(region=None if "region" in lines else "us-east-1")
+
+
 SAFE: Final = [
     "https://vpce-1.metering.example",
     "https://metering.example:8443/stage",
@@ -419,6 +436,29 @@ def test_loopback_is_reached_directly(machine: Machine) -> None:
     """
     machine.set(HTTP_PROXY="http://proxy:1", HTTPS_PROXY="http://proxy:1")
     assert found(url="http://127.0.0.1:8000").transport.proxy_url is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"use_fips_endpoint": "false"}, "UseFIPS"),
+        ({"use_dualstack_endpoint": "false"}, "UseDualStack"),
+        ({"region_name": ""}, "no region"),
+    ],
+)
+def test_what_a_sessions_owner_set_is_not_taken_for_another(
+    machine: Machine, settings: dict[str, Any], says: str
+) -> None:
+    """
+    A text is no flag, and an empty region no other one: botocore's client refuses them, too.
+
+    "false" led to the FIPS host, and an empty region to that of the environment.
+    """
+    machine.set(AWS_REGION="eu-west-1")
+    session = new_session()
+    session.set_default_client_config(Config(**{"region_name": "us-east-1"} | settings))
+    with pytest.raises(ConfigurationError, match=says):
+        found(session, region=None)
 
 
 def test_the_configuration_of_a_session(machine: Machine) -> None:

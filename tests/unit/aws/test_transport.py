@@ -947,6 +947,36 @@ async def test_cancelling_drops_the_connection(transport: AiohttpTransport, scri
         assert (await transport.send(request(server.url), timeout=5)).status == 200
 
 
+@pytest.mark.parametrize("turns", range(8))
+async def test_cancelling_a_request_that_is_answered_costs_no_other_one_its_connection(
+    transport: AiohttpTransport, turns: int
+) -> None:
+    """
+    Once an answer is read to its end, the next request has the connection.
+
+    It was dropped under that one, which was in doubt for it. Covers: C03.
+    """
+    ends = asyncio.Event()
+
+    async def in_two_parts(connection: Connection) -> None:
+        while True:
+            await connection.request()
+            await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n")
+            await ends.wait()
+            await connection.send(b"{}")
+
+    async with Loopback(in_two_parts) as server:
+        first = asyncio.create_task(transport.send(request(server.url), timeout=5))
+        await until(lambda: bool(server.requests))
+        await asyncio.sleep(0.02)
+        ends.set()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        first.cancel()
+        assert (await transport.send(request(server.url), timeout=5)).status == 200
+        await asyncio.gather(first, return_exceptions=True)
+
+
 async def test_cancelling_before_anything_is_sent(
     transport: AiohttpTransport,
 ) -> None:

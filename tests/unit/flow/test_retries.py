@@ -50,11 +50,20 @@ def test_hints_of_the_service_are_honoured_within_bounds(
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"timeout": 0}, {"base_delay": -1}, {"max_attempts": 0}, {"max_delay": 0}]
+    "wrong",
+    [
+        {"timeout": 0},
+        {"base_delay": -1},
+        {"max_attempts": 0},
+        {"max_delay": 0},
+        {"attempt_timeout": math.inf},
+    ],
 )
 def test_policies_are_checked(wrong: dict[str, float]) -> None:
     """
     Times are above zero, attempts at least one.
+
+    For an attempt without an end no request left, and each was taken for one that had.
     """
     with pytest.raises(ValueError, match=next(iter(wrong))):
         RetryPolicy(**wrong)  # type: ignore[arg-type]
