@@ -262,8 +262,7 @@ def test_the_units_run(laptop: Machine, sandbox: Sandbox, monkeypatch: pytest.Mo
     asyncio.run(use_and_relay(laptop.file, 3, 9))
     services = {name: one["Service"] for name, one in units.items() if name.endswith(".service")}
     relay = services.pop("metering-relay.service")
-    for service in services.values():
-        laptop.run(service["ExecStart"])
+    laptop.run(services["metering-prune.service"]["ExecStart"])
     bind = "marketplace-metering ledger rebind sqlite:////var/lib/metering/usage.db"
     laptop.run(f"{bind} --taken billed --note test")
     laptop.serve(relay["ExecStart"], sandbox)
@@ -273,6 +272,32 @@ def test_the_units_run(laptop: Machine, sandbox: Sandbox, monkeypatch: pytest.Mo
     assert "5" == relay["RestartPreventExitStatus"]
     timers = {name.removesuffix(".timer") for name in units if name.endswith(".timer")}
     assert {f"{name}.service" for name in timers} == services.keys()
+
+
+def test_the_file_of_the_node_exporter_is_whole_or_old(laptop: Machine) -> None:
+    """
+    It is never empty for the time that the status takes, at which an alarm would end; and where the
+    ledger cannot be read, the unit fails and the file is old, which has an alarm.
+    """
+    (text,) = [found[2] for found in UNITS if found and found[1] == "metering-status.service"]
+    service = unit(text)["Service"]
+    folder = Path(laptop.here(service["WorkingDirectory"]))
+    folder.mkdir()
+    program = f"{executable} -m marketplace_metering_async "
+    words = laptop.words(service["ExecStart"].replace("marketplace-metering ", program))
+    asyncio.run(use_and_relay(laptop.file, 3, 9))
+
+    assert 0 == subprocess.run(words, cwd=folder, check=False).returncode  # noqa: S603
+    (made,) = folder.iterdir()
+    written = made.read_text("utf-8")
+    Path(laptop.file.removeprefix("sqlite:///")).unlink()
+    away = subprocess.run(words, cwd=folder, check=False, capture_output=True)  # noqa: S603
+
+    assert "StandardOutput" not in service
+    assert "\nmarketplace_metering_ledger_recorded_units_total 3\n" in written
+    assert 0 != away.returncode
+    assert written == made.read_text("utf-8")
+    assert re.search(r"/metering[^/]*[.]prom$", str(made))
 
 
 @pytest.mark.skipif(which("systemd-analyze") is None, reason="there is no systemd-analyze here")
