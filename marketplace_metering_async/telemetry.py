@@ -38,8 +38,8 @@ from marketplace_metering_async.events import (
     flush,
     observes_calls,
 )
-from marketplace_metering_async.ledger import HourState, LedgerStatus, UsageLedger
-from marketplace_metering_async.ledger.metrics import measures_of
+from marketplace_metering_async.ledger import HourState, UsageLedger
+from marketplace_metering_async.ledger.metrics import Measure, measures_of
 from marketplace_metering_async.limits import MAX_RECORDS_PER_REQUEST
 from marketplace_metering_async.records import UsageRecord
 from marketplace_metering_async.results import RecordStatus
@@ -68,6 +68,8 @@ _LATEST: Final = 0.2
 """Seconds that they wait at most."""
 _STALE: Final = 3
 """Looks at a ledger that may fail before its gauges say nothing in place of what was."""
+_SILENT: Final = 180.0
+"""Seconds after which a relay that has said nothing, as it does every minute, is not shown."""
 
 _CODES: Final = frozenset(
     {
@@ -164,9 +166,9 @@ class OpenTelemetryObserver:
         self._failed = partial(trace.Status, trace.StatusCode.ERROR)
         self._observation = metrics.Observation
         self._get_meter = partial(metrics.get_meter, _SCOPE, meter_provider=meter_provider)
-        self._seen: tuple[float, LedgerStatus] | None = None  # with when it is too old
+        self._gauges: set[str] = set()  # that are made
+        self._shown: dict[str, tuple[float, Measure]] = {}  # with when it is too old
         self._watches = False
-        self._has_gauges = False
 
     @cached_property
     def _meter(self) -> Meter:
@@ -205,6 +207,8 @@ class OpenTelemetryObserver:
             if self._records():
                 for name, value, attributes in _measured(event):
                     self._record[name](value, attributes)
+                if isinstance(event, RelayWorking | RelayBlocked):
+                    self._show("relay.is_working", _relay_of(event), _SILENT)
 
     def observe_call(
         self, call: CallEnded, records: Sequence[UsageRecord], callers: Sequence[Context] | None
@@ -303,8 +307,6 @@ class OpenTelemetryObserver:
         self._watches = True
         try:
             await self._look(ledger, every)
-            if not self._has_gauges:
-                self._make_gauges()
             task = asyncio.create_task(self._watch(ledger, every))
             try:
                 yield
@@ -312,7 +314,9 @@ class OpenTelemetryObserver:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
         finally:
-            self._seen, self._watches = None, False
+            self._watches = False
+            for name in [name for name in self._shown if name.startswith("ledger.")]:
+                del self._shown[name]
 
     async def _watch(self, ledger: UsageLedger, every: float) -> None:
         while True:
@@ -321,31 +325,26 @@ class OpenTelemetryObserver:
                 await self._look(ledger, every)
 
     async def _look(self, ledger: UsageLedger, every: float) -> None:
-        status = await ledger.status()
-        self._seen = self._clock.monotonic() + _STALE * every, status
+        for one in measures_of(await ledger.status()):
+            self._show(f"ledger.{one.name}", one, _STALE * every)
 
-    def _make_gauges(self) -> None:
-        assert self._seen is not None  # noqa: S101 - for the type checker
-        for one in measures_of(self._seen[1]):
-            counts = one.kind == "counter"
+    def _show(self, name: str, what: Measure, seconds: float) -> None:
+        """Report *what* for so long, if nothing newer comes."""
+        if name not in self._gauges:
             make = self._meter.create_observable_gauge
-            if counts:
+            if what.kind == "counter":
                 make = self._meter.create_observable_counter  # type: ignore[assignment]
-            make(
-                f"marketplace_metering.ledger.{one.name}",
-                callbacks=[partial(self._observe, one.name)],
-                unit=one.unit,
-                description=one.text,
-            )
-        self._has_gauges = True
+            callbacks = [partial(self._observe, name)]
+            make(f"marketplace_metering.{name}", callbacks, what.unit, what.text)
+            self._gauges.add(name)
+        self._shown[name] = self._clock.monotonic() + seconds, what
 
     def _observe(self, name: str, _: CallbackOptions) -> Iterable[Observation]:
         """Return what was seen last, from whatever thread the SDK asks in."""
-        seen = self._seen
-        if seen is None or self._clock.monotonic() > seen[0]:
+        until, what = self._shown.get(name, (-inf, None))
+        if what is None or self._clock.monotonic() > until:
             return []
-        (samples,) = (one.samples for one in measures_of(seen[1]) if one.name == name)
-        return [self._observation(float(value), dict(labels)) for labels, value in samples]
+        return [self._observation(float(value), dict(labels)) for labels, value in what.samples]
 
 
 _observers: Final = WeakSet[OpenTelemetryObserver]()
@@ -408,8 +407,12 @@ def _measured(event: Event) -> Iterator[tuple[str, float, Attributes]]:
             yield _COUNTED[type(event)], 1, {}
         case UsageEndedUnmetered(state=state, records=records):
             yield "relay.ended_records", records, {"state": _one_of(_STATES, state)}
-        case RelayWorking() | RelayBlocked():
-            yield "relay.is_working", int(isinstance(event, RelayWorking)), {}
+
+
+def _relay_of(event: RelayWorking | RelayBlocked) -> Measure:
+    text = "1 where the ledger's relay works, 0 where it is blocked."
+    works = int(isinstance(event, RelayWorking))
+    return Measure(name="relay.is_working", text=text, samples=[({}, works)])
 
 
 def _one_of(known: frozenset[str], text: str) -> str:
@@ -438,7 +441,6 @@ _HISTOGRAMS: Final[Mapping[str, tuple[str, str, list[float]]]] = {
 _GAUGES: Final = {
     "batcher.queue.size": ("{record}", "Records that are gathered still."),
     "batcher.in_flight": ("{record}", "Records of it that are on their way."),
-    "relay.is_working": ("", "1 where the ledger's relay works, 0 where it is blocked."),
 }
 
 

@@ -196,6 +196,22 @@ def test_the_relay_and_what_stops_are_seen() -> None:
     assert [1] == list(values["client.warnings"].values())
 
 
+def test_a_relay_that_says_nothing_more_does_not_work() -> None:
+    """
+    It says something every minute: what it said last is not shown for as long as the process lives.
+    """
+    clock = SetClock()
+    seen = collected(then=lambda event: None, clock=clock)
+    now = [0.0]
+    clock.monotonic = lambda: now[0]  # type: ignore[method-assign]
+    seen.observer(RelayWorking(sealed=0, metered=0, ended=0, returned=0, units=0))
+    shown = []
+    for now[0] in (0, 179, 181):
+        shown.append(list(seen.values().get("relay.is_working", {}).values()))
+
+    assert [[1], [1], []] == shown
+
+
 def test_no_customer_is_in_any_attribute() -> None:
     """
     Nor a license, in spans, metrics and their descriptions. Issue 26
