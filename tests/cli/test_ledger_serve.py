@@ -139,3 +139,19 @@ async def test_the_page_shows_the_latest_hours(
 
     assert ([3, 2], False) == ([entry.quantity for entry in some.entries], some.are_all)
     assert ([], True) == (all_.entries, all_.are_all)
+
+
+@pytest.mark.parametrize(
+    "what", ["license_arn", "customer_aws_account_id", "product_code", "month"]
+)
+async def test_what_is_in_no_id_is_found_nowhere(what: str, url: str) -> None:
+    """
+    And is no fault of the database, which refuses such a text.
+    """
+    async with house_at(url) as house:
+        await house.use(1)
+        hours = await latest_hours(house.ledger, {what: "2026-11\0"})
+
+    assert () == hours.entries
+    assert hours.problem
+    assert "\0" not in hours.problem

@@ -90,6 +90,9 @@ def page_app(ledger: UsageLedger) -> web.Application:
 
 async def latest_hours(ledger: UsageLedger, asked: Mapping[str, str]) -> Hours:
     """Return the latest hours of those that are asked for."""
+    for name, text in asked.items():
+        if not text.isprintable():
+            return Hours(asked=asked, problem=f"{FIELDS[name]}: no id or month has such characters")
     given: dict[str, Any] = {name: text for name, text in asked.items() if text}
     month = given.pop("month", None)
     try:
