@@ -265,3 +265,17 @@ def test_zeros_are_all_metered(sandbox: Sandbox, shell: Shell, url: str, usage: 
     assert (Exit.OK, Exit.OK) == (sent.code, status.code)
     assert "oldest unsent" not in status.out
     assert "is lost" not in status.out
+
+
+def test_the_status_says_when_a_relay_last_worked(sandbox: Sandbox, shell: Shell, url: str) -> None:
+    """
+    For whoever was woken by the alarm that none does.
+    """
+    add = ("--product-code", "p", "--account", "000000000001", "--dimension", "d")
+    shell("ledger", "add", url, *add, "--quantity", "1")
+    never = shell("ledger", "status", url).out
+    shell("ledger", "relay", "--once", url, *target(sandbox)[:2])
+    once = shell("ledger", "status", url).out
+
+    assert "no relay has worked yet" in never
+    assert "a relay last worked 0 min ago" in once

@@ -112,6 +112,10 @@ def _print_table(status: LedgerStatus, console: Console) -> None:
     print_next(status, SystemClock().now(), console)
     if status.is_unconfirmed_copy:
         console.print(_GUARDED)
+    if status.last_relay_seconds is not None:
+        console.print(f"a relay last worked {_hours(status.last_relay_seconds)} ago")
+    elif status.last_usage_seconds is not None:
+        console.print("no relay has worked yet")
     if status.last_success_seconds is not None:
         console.print(f"last success: {_hours(status.last_success_seconds)} ago")
     elif status.last_usage_seconds is None:
