@@ -112,6 +112,11 @@ def _print_table(status: LedgerStatus, console: Console) -> None:
     print_next(status, SystemClock().now(), console)
     if status.is_unconfirmed_copy:
         console.print(_GUARDED)
+    _print_last(status, console)
+
+
+def _print_last(status: LedgerStatus, console: Console) -> None:
+    """Say when something last happened."""
     if status.last_relay_seconds is not None:
         console.print(f"a relay last worked {_hours(status.last_relay_seconds)} ago")
     elif status.last_usage_seconds is not None:
