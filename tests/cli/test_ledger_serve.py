@@ -155,3 +155,16 @@ async def test_what_is_in_no_id_is_found_nowhere(what: str, url: str) -> None:
     assert () == hours.entries
     assert hours.problem
     assert "\0" not in hours.problem
+
+
+def test_a_host_that_nobody_knows_is_named(url: str, shell: Shell) -> None:
+    """
+    With the option that it was given by.
+    """
+    shell("ledger", "create", url)
+    done = shell("ledger", "serve-metrics", url, "--host", "nowhere.invalid", "--port", "0")
+
+    assert Exit.USAGE == done.code
+    assert (
+        "--host: expected a name or an address of this machine, got 'nowhere.invalid'" in done.err
+    )

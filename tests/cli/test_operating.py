@@ -13,6 +13,7 @@ from shutil import copyfile, which
 from sys import executable
 from typing import Any
 from urllib.parse import urlsplit
+from urllib.request import ProxyHandler, build_opener
 from uuid import UUID
 
 import pytest
@@ -45,6 +46,7 @@ PAGE = (Path(ledger.__file__).parent / "OPERATING.md").read_text(encoding="utf-8
 SECTIONS = dict(re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL))
 TO_STOP = RetryPolicy().attempt_timeout + _LAST_TRIES
 ROWS = 1_000
+MONITOR = "metering-metrics"
 
 
 def blocks(section: str, language: str) -> list[str]:
@@ -344,7 +346,7 @@ def test_the_manifests_fit_together() -> None:
 
     assert ("ConfigMap", "metering") in made
     assert relay["template"]["spec"]["terminationGracePeriodSeconds"] > TO_STOP
-    assert 4 == len(MANIFESTS)
+    assert 6 == len(MANIFESTS)
 
 
 def command_of(pod: dict[str, Any], config: dict[str, str]) -> str:
@@ -368,6 +370,38 @@ def test_what_the_manifests_start_works(cluster: Machine, sandbox: Sandbox) -> N
     (cluster.folder / "w").mkdir()
     cluster.serve(run[0], sandbox)
     cluster.run(run[1])
+
+
+def test_the_monitor_of_the_manifests_is_what_prometheus_scrapes(
+    cluster: Machine, shell: Shell
+) -> None:
+    """
+    It answers from elsewhere, at the port that its probe, its service and Prometheus name.
+    """
+    (config,) = [one["data"] for one in MANIFESTS if one["kind"] == "ConfigMap"]
+    pod, service = (one["spec"] for one in MANIFESTS if one["metadata"]["name"] == MONITOR)
+    (container,) = pod["template"]["spec"]["containers"]
+    (port,) = container["ports"]
+    (prometheus,) = map(yaml.safe_load, blocks("Alarms", "yaml"))
+    name, *words = cluster.words(command_of(pod["template"]["spec"], config))
+    asyncio.run(use(cluster.url("metering"), 1))
+    with started(*words, "--port", "0") as running:
+        said = pipe(running.stderr).readline().decode()
+        (free,) = re.findall(r"serving http://0\.0\.0\.0:(\d+)/metrics", said)
+        shown = f"http://127.0.0.1:{free}/healthz"
+        with build_opener(ProxyHandler({})).open(shown, timeout=10) as alive:
+            status = alive.status
+        running.send_signal(signal.SIGTERM)
+
+    assert "marketplace-metering" == name
+    assert 200 == status
+    assert f"[default: {port['containerPort']}]" in shell(*words[:2], "--help").out
+    assert "/healthz" == container["livenessProbe"]["httpGet"]["path"]
+    assert service["selector"] == pod["selector"]["matchLabels"]
+    assert port["name"] == service["ports"][0]["targetPort"]
+    (scraped,) = prometheus["scrape_configs"][0]["static_configs"]
+    assert [f"{MONITOR}:{service['ports'][0]['port']}"] == scraped["targets"]
+    assert ["metering.yml"] == prometheus["rule_files"]
 
 
 def test_the_alarms_watch_what_the_status_shows(laptop: Machine, shell: Shell) -> None:
