@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from support.memory import MemoryService, client_of
 from support.virtual import VirtualClock, run_virtual
 
@@ -153,6 +154,11 @@ def judged(run: Run, *expected: str, folder: Path, last: Sequence[str] | None = 
         ],
     }
     tests = {"rule_files": ["alerts.yml"], "evaluation_interval": each, "tests": [test]}
+    return said_by_promtool(tests, folder)
+
+
+def said_by_promtool(tests: dict[str, Any], folder: Path) -> str:
+    """Return what it complains of; nothing where all *tests* of the rules pass."""
     (folder / "tests.yml").write_text(json.dumps(tests))
     done = subprocess.run(  # noqa: S603 - named by the environment
         [str(promtool()), "test", "rules", "tests.yml"],
@@ -354,6 +360,31 @@ def test_an_alarm_ends_with_its_cause(
         await run.go_on(hours=1)
 
     assert "" == judged(over(tmp_path, MORNING, ends), alarm, folder=tmp_path, last=())
+
+
+@pytest.mark.parametrize(
+    ("seconds", "when"), [(9_000, " in 2h 30m 0s"), (-9_000, ": it is late by 2h 30m 0s")]
+)
+def test_a_loss_is_still_to_come_or_has_been(seconds: int, when: str, tmp_path: Path) -> None:
+    """
+    Nobody has to find out at night what a duration below zero is.
+    """
+    (tmp_path / "alerts.yml").write_text(ALARMS)
+    (group,) = yaml.safe_load(ALARMS)["groups"]
+    (rule,) = (one for one in group["rules"] if one["alert"] == "MeteringLosesSoon")
+    said = f"The service takes the oldest usage no more{when}"
+    expected = {
+        "exp_labels": rule["labels"],
+        "exp_annotations": {**rule["annotations"], "summary": said},
+    }
+    series = {
+        "series": "marketplace_metering_ledger_time_to_first_loss_seconds",
+        "values": f"{seconds}x30",
+    }
+    at = {"eval_time": "20m", "alertname": "MeteringLosesSoon", "exp_alerts": [expected]}
+    test = {"interval": "1m", "input_series": [series], "alert_rule_test": [at]}
+
+    assert "" == said_by_promtool({"rule_files": ["alerts.yml"], "tests": [test]}, tmp_path)
 
 
 @pytest.mark.parametrize(

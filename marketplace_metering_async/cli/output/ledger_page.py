@@ -148,11 +148,16 @@ def _ended(status: LedgerStatus) -> str:
     if not status.ended:
         return _empty("Nothing: all usage is metered, or on its way.")
     return _join(
-        f'<h3><span class="chip bad">{state}</span> {units:,} units, '
-        f"{status.records.get(state, 0):,} records</h3>"
+        f'<h3><span class="chip bad">{state}</span> {units:,} units{_records(status, state)}</h3>'
         f"<p>{escape(' '.join(UsageLedger.explain(state)))}</p>"
         for state, units in status.ended.items()
     )
+
+
+def _records(status: LedgerStatus, state: HourState) -> str:
+    """Say how many records it is; what no hour carries has none."""
+    records = status.records.get(state, 0)
+    return f", {records:,} records" if records else ""
 
 
 def _form(asked: Mapping[str, str]) -> str:
