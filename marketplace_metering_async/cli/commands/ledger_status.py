@@ -45,7 +45,7 @@ def unheard(event: Event) -> None:
 
 
 def exit_of(status: LedgerStatus) -> Exit:
-    """Return 3 where usage is at risk, 1 where some has ended unmetered and is not written off."""
+    """Return 3 where usage is at risk, 1 where some has ended and a person has to decide."""
     if status.at_risk or status.is_unconfirmed_copy:
         return Exit.UNDELIVERED
     unresolved = (units for state, units in status.ended.items() if state != HourState.WRITTEN_OFF)

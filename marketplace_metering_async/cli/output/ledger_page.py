@@ -56,7 +56,7 @@ def page(status: LedgerStatus, hours: Hours, now: datetime) -> str:
     cards = [
         _card("next", "What comes next", _lines(_next(status, now))),
         _card("products", "Products", _products(status.products)),
-        _card("ended", "Ended unmetered", _ended(status)),
+        _card("ended", "Ended, not known to be metered", _ended(status)),
         _card("hours", "Hours", _form(hours.asked) + _hours(hours)),
     ]
     return _PAGE.substitute(
@@ -88,7 +88,7 @@ def _figures(status: LedgerStatus) -> Iterator[str]:
         ("open", status.open, ""),
         ("frozen, to be sent", status.frozen, ""),
         ("metered", status.metered, ""),
-        ("ended unmetered", ended, "warn" if ended else ""),
+        ("ended", ended, "warn" if ended else ""),
         ("at risk", status.at_risk, "bad" if status.at_risk else ""),
     ):
         yield f'<div class="{kind}"><dt>units {name}</dt><dd>{units:,}</dd></div>'
