@@ -183,7 +183,9 @@ class BatchReleased:
 @frozen(kw_only=True)
 class UsageEndedUnmetered:
     """
-    Records of the ledger, or pieces of usage that no record carries, have ended unmetered.
+    Records of the ledger, or pieces of usage that no record carries, ended otherwise than metered.
+
+    Of some states, such as `unconfirmed`, nobody knows whether the service has metered them.
 
     Attributes:
         state: The ledger's word for what became of them; `ledger explain` says what to do.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from contextvars import Context
 from datetime import datetime
@@ -15,32 +15,35 @@ from math import inf
 from typing import TYPE_CHECKING, Final, NamedTuple
 from weakref import WeakSet
 
-from marketplace_metering_async import errors, service_codes, service_errors
 from marketplace_metering_async.clock import Clock, SystemClock
-from marketplace_metering_async.errors import ConfigurationError, LedgerError, MeteringError
+from marketplace_metering_async.errors import ConfigurationError, LedgerError
 from marketplace_metering_async.events import (
     BatchReleased,
     CallEnded,
     Event,
-    Isolated,
     LoggingObserver,
     Observer,
     RelayBlocked,
     RelayWorking,
-    Retrying,
-    SendingStopped,
     Settled,
-    Throttled,
-    UsageEndedUnmetered,
     WarningIssued,
     emit,
     emit_call,
     flush,
     observes_calls,
 )
-from marketplace_metering_async.ledger import HourState, LedgerStatus, UsageLedger
-from marketplace_metering_async.ledger.metrics import measures_of
+from marketplace_metering_async.ledger import UsageLedger
+from marketplace_metering_async.ledger.metrics import Measure, measures_of
 from marketplace_metering_async.limits import MAX_RECORDS_PER_REQUEST
+from marketplace_metering_async.measured import (
+    COUNTERS,
+    GAUGES,
+    HISTOGRAMS,
+    Attributes,
+    measured,
+    of_ended,
+    relay_of,
+)
 from marketplace_metering_async.records import UsageRecord
 from marketplace_metering_async.results import RecordStatus
 
@@ -56,8 +59,6 @@ _SCOPE: Final = "marketplace_metering_async"
 _SERVICE: Final = "Marketplace Metering"
 """The service's id in AWS's own models, which every SDK reports."""
 _SPAN: Final = "MarketplaceMetering"
-_OTHER: Final = "_OTHER"
-"""What the conventions call whatever is none of the values that are known."""
 _API: Final = ("opentelemetry.trace", "opentelemetry.metrics")
 """Where the providers stand that the API has for programs without an SDK."""
 _LOOKS_AGAIN: Final = 0.05
@@ -68,28 +69,12 @@ _LATEST: Final = 0.2
 """Seconds that they wait at most."""
 _STALE: Final = 3
 """Looks at a ledger that may fail before its gauges say nothing in place of what was."""
-
-_CODES: Final = frozenset(
-    {
-        *service_codes.KNOWN,
-        "cancelled",
-        *(
-            name
-            for module in (errors, service_errors)
-            for name, found in vars(module).items()
-            if isinstance(found, type) and issubclass(found, MeteringError)
-        ),
-    }
+_HIDES: Final = (
+    "give each observer that watches a ledger a meter_provider of its own: of two ledgers at a "
+    "time the metrics show one"
 )
-_STATES: Final = frozenset(state.value for state in HourState)
-
-_COUNTED: Final[Mapping[type, str]] = {
-    Throttled: "client.throttles",
-    SendingStopped: "client.stops",
-    WarningIssued: "client.warnings",
-}
-
-Attributes = dict[str, str | int | Sequence[str]]
+_SILENT: Final = 180.0
+"""Seconds after which a relay that has said nothing, as it does every minute, is not shown."""
 
 
 class _Call(NamedTuple):
@@ -162,11 +147,10 @@ class OpenTelemetryObserver:
         self._tracer = trace.get_tracer(_SCOPE, tracer_provider=tracer_provider)
         self._kind = trace.SpanKind.CLIENT
         self._failed = partial(trace.Status, trace.StatusCode.ERROR)
-        self._observation = metrics.Observation
         self._get_meter = partial(metrics.get_meter, _SCOPE, meter_provider=meter_provider)
-        self._seen: tuple[float, LedgerStatus] | None = None  # with when it is too old
+        self._gauges: set[str] = set()  # that are made
+        self._shown: dict[str, tuple[float, Measure]] = {}  # with when it is too old
         self._watches = False
-        self._has_gauges = False
 
     @cached_property
     def _meter(self) -> Meter:
@@ -203,8 +187,10 @@ class OpenTelemetryObserver:
         else:
             emit(self._then, event)
             if self._records():
-                for name, value, attributes in _measured(event):
+                for name, value, attributes in measured(event):
                     self._record[name](value, attributes)
+                if isinstance(event, RelayWorking | RelayBlocked):
+                    self._show("relay.is_working", relay_of(event), _SILENT)
 
     def observe_call(
         self, call: CallEnded, records: Sequence[UsageRecord], callers: Sequence[Context] | None
@@ -261,8 +247,8 @@ class OpenTelemetryObserver:
     def _record_call(self, one: _Call, _: Event) -> None:
         call, end = one.ended, round(one.at.timestamp() * 1e9)
         around = one.around if one.callers is None else self._no_span
-        measured = _of_ended(call.operation, call.code)
-        self._record["client.operation.duration"](call.seconds, measured, around)
+        ended = of_ended(call.operation, call.code)
+        self._record["client.operation.duration"](call.seconds, ended, around)
         attributes = _of_call(call)
         if self._customers and one.records:
             attributes["marketplace_metering.customers"] = _customers_of(one.records)
@@ -300,11 +286,11 @@ class OpenTelemetryObserver:
         """
         if self._watches:
             raise ValueError("ledger: this observer watches one already")
+        if any(one._watches for one in _observers_of(self._providers)):  # noqa: SLF001
+            emit(self._then, WarningIssued(text=_HIDES))
         self._watches = True
         try:
             await self._look(ledger, every)
-            if not self._has_gauges:
-                self._make_gauges()
             task = asyncio.create_task(self._watch(ledger, every))
             try:
                 yield
@@ -312,7 +298,9 @@ class OpenTelemetryObserver:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
         finally:
-            self._seen, self._watches = None, False
+            self._watches = False
+            for name in [name for name in self._shown if name.startswith("ledger.")]:
+                del self._shown[name]
 
     async def _watch(self, ledger: UsageLedger, every: float) -> None:
         while True:
@@ -321,31 +309,47 @@ class OpenTelemetryObserver:
                 await self._look(ledger, every)
 
     async def _look(self, ledger: UsageLedger, every: float) -> None:
-        status = await ledger.status()
-        self._seen = self._clock.monotonic() + _STALE * every, status
+        for one in measures_of(await ledger.status()):
+            self._show(f"ledger.{one.name}", one, _STALE * every)
 
-    def _make_gauges(self) -> None:
-        assert self._seen is not None  # noqa: S101 - for the type checker
-        for one in measures_of(self._seen[1]):
-            counts = one.kind == "counter"
+    def _show(self, name: str, what: Measure, seconds: float) -> None:
+        """Report *what* for so long, if nothing newer comes."""
+        if name not in self._gauges:
             make = self._meter.create_observable_gauge
-            if counts:
+            if what.kind == "counter":
                 make = self._meter.create_observable_counter  # type: ignore[assignment]
-            make(
-                f"marketplace_metering.ledger.{one.name}",
-                callbacks=[partial(self._observe, one.name)],
-                unit=one.unit,
-                description=one.text,
-            )
-        self._has_gauges = True
+            callbacks = [partial(_observed, name, self._providers)]
+            make(f"marketplace_metering.{name}", callbacks, what.unit, what.text)
+            self._gauges.add(name)
+        self._shown[name] = self._clock.monotonic() + seconds, what
 
-    def _observe(self, name: str, _: CallbackOptions) -> Iterable[Observation]:
-        """Return what was seen last, from whatever thread the SDK asks in."""
-        seen = self._seen
-        if seen is None or self._clock.monotonic() > seen[0]:
-            return []
-        (samples,) = (one.samples for one in measures_of(seen[1]) if one.name == name)
-        return [self._observation(float(value), dict(labels)) for labels, value in samples]
+    def _fresh(self, name: str) -> tuple[float, Measure] | None:
+        shown = self._shown.get(name)
+        return None if shown is None or self._clock.monotonic() > shown[0] else shown
+
+
+def _observers_of(providers: Callable[[], tuple[object, object]]) -> list[OpenTelemetryObserver]:
+    """Return those with the same provider of meters."""
+    own = providers()[1]
+    return [one for one in list(_observers) if one._providers()[1] is own]  # noqa: SLF001
+
+
+def _observed(
+    name: str, providers: Callable[[], tuple[object, object]], _: CallbackOptions
+) -> Iterable[Observation]:
+    """
+    Return what was seen last, from whatever thread the SDK asks in.
+
+    By whichever observer: of several that make an instrument, an SDK asks the first one alone.
+    """
+    from opentelemetry.metrics import Observation  # noqa: PLC0415 - of an extra
+
+    ours = _observers_of(providers)
+    fresh = [shown for one in ours if (shown := one._fresh(name)) is not None]  # noqa: SLF001
+    if not fresh:
+        return []
+    what = max(fresh, key=lambda shown: shown[0])[1]
+    return [Observation(float(value), dict(labels)) for labels, value in what.samples]
 
 
 _observers: Final = WeakSet[OpenTelemetryObserver]()
@@ -389,65 +393,12 @@ def _customers_of(records: Sequence[UsageRecord]) -> list[str]:
     return list(dict.fromkeys(known for known in ids if known is not None))
 
 
-def _of_ended(operation: str, code: str | None) -> Attributes:
-    known: Attributes = {"rpc.method": operation}
-    if code is not None:
-        known["error.type"] = _one_of(_CODES, code)
-    return known
-
-
-def _measured(event: Event) -> Iterator[tuple[str, float, Attributes]]:
-    """Yield the name, the value and the attributes of each measure that *event* is."""
-    match event:
-        case Retrying(records=records, delay=delay):
-            yield "client.retries", records, {}
-            yield "client.retry.delay", delay, {}
-        case Isolated(calls=calls):
-            yield "client.isolation.calls", calls, {}
-        case Throttled() | SendingStopped() | WarningIssued():
-            yield _COUNTED[type(event)], 1, {}
-        case UsageEndedUnmetered(state=state, records=records):
-            yield "relay.ended_records", records, {"state": _one_of(_STATES, state)}
-        case RelayWorking() | RelayBlocked():
-            yield "relay.is_working", int(isinstance(event, RelayWorking)), {}
-
-
-def _one_of(known: frozenset[str], text: str) -> str:
-    return text if text in known else _OTHER
-
-
-_COUNTERS: Final = {
-    "client.records": ("{record}", "Records that have a verdict, by verdict."),
-    "client.throttles": ("{call}", "Calls that the service refused because of its quota."),
-    "client.retries": ("{record}", "Records that are sent again after a fault not theirs."),
-    "client.isolation.calls": ("{call}", "Calls spent on finding records that are at fault."),
-    "client.stops": ("{stop}", "Times that the account's fault stopped what was to be sent."),
-    "client.warnings": ("{warning}", "What a person should know of; the log has it in words."),
-    "relay.ended_records": ("{record}", "Records of the ledger that ended unmetered, by state."),
-}
-_HISTOGRAMS: Final[Mapping[str, tuple[str, str, list[float]]]] = {
-    "client.operation.duration": (
-        "s",
-        "Duration of a call to the service.",
-        [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30],
-    ),
-    "client.retry.delay": ("s", "Wait before records are sent again.", [0.1, 0.5, 1, 5, 10, 30]),
-    "batcher.batch.records": ("{record}", "Records that go together.", [1, 5, 10, 15, 20, 24]),
-    "batcher.wait": ("s", "Since the first of them came.", [0.01, 0.05, 0.1, 0.5, 1, 5]),
-}
-_GAUGES: Final = {
-    "batcher.queue.size": ("{record}", "Records that are gathered still."),
-    "batcher.in_flight": ("{record}", "Records of it that are on their way."),
-    "relay.is_working": ("", "1 where the ledger's relay works, 0 where it is blocked."),
-}
-
-
 def _recorder(meter: Meter) -> dict[str, Callable[..., None]]:
     """Make the instruments; return what records a value, by name."""
     made: dict[str, Callable[..., None]] = {}
-    for name, (unit, text) in _COUNTERS.items():
+    for name, (unit, text) in COUNTERS.items():
         made[name] = meter.create_counter(f"marketplace_metering.{name}", unit, text).add
-    for name, (unit, text, bounds) in _HISTOGRAMS.items():
+    for name, (unit, text, bounds) in HISTOGRAMS.items():
         histogram = meter.create_histogram(
             f"marketplace_metering.{name}",
             unit,
@@ -455,6 +406,6 @@ def _recorder(meter: Meter) -> dict[str, Callable[..., None]]:
             explicit_bucket_boundaries_advisory=bounds,
         )
         made[name] = histogram.record
-    for name, (unit, text) in _GAUGES.items():
+    for name, (unit, text) in GAUGES.items():
         made[name] = meter.create_gauge(f"marketplace_metering.{name}", unit, text).set
     return made

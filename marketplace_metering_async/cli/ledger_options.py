@@ -27,6 +27,7 @@ from marketplace_metering_async.cli.output.steps import step
 from marketplace_metering_async.clock import SystemClock
 from marketplace_metering_async.events import (
     Event,
+    Observer,
     RelayBlocked,
     RelayWorking,
     UsageEndedUnmetered,
@@ -131,6 +132,13 @@ def states_of(names: Sequence[str], known: Sequence[str]) -> "list[HourState]":
 
 def open_ledger(url: str, console: Console, **settings: Any) -> "UsageLedger":  # noqa: ANN401
     """Return the ledger at *url*, which reports to *console*."""
+    from marketplace_metering_async.ledger import UsageLedger  # noqa: PLC0415 - heavy
+
+    return UsageLedger.open(url, observer=report_to(console), **settings)
+
+
+def report_to(console: Console) -> Observer:
+    """Return an observer of a ledger that says on *console* what a person should know of."""
 
     def report(event: Event) -> None:
         match event:
@@ -145,14 +153,19 @@ def open_ledger(url: str, console: Console, **settings: Any) -> "UsageLedger":  
                 console.note("info", step(event), event="RelayWorking", **asdict(event))
             case RelayWorking():
                 console.tell("RelayWorking", step(event), asdict(event))
-            case RelayBlocked(error=error):
-                console.complain(f"the relay is blocked, and goes on trying: {error_text(error)}")
-                if event.units and event.first_loss_at is not None:
-                    lost = at_minute(event.first_loss_at, SystemClock().now())
-                    console.complain(
-                        f"{event.units:,} units are unsent; the first is lost at {lost}"
-                    )
+            case RelayBlocked():
+                _say_blocked(event, console)
 
-    from marketplace_metering_async.ledger import UsageLedger  # noqa: PLC0415 - heavy
+    return report
 
-    return UsageLedger.open(url, observer=report, **settings)
+
+def _say_blocked(event: RelayBlocked, console: Console) -> None:
+    text = f"the relay is blocked, and goes on trying: {error_text(event.error)}"
+    if event.units and event.first_loss_at is not None:
+        lost = at_minute(event.first_loss_at, SystemClock().now())
+        text += f"\n{event.units:,} units are unsent; the first is lost at {lost}"
+    if console.log_as.format is LogFormat.JSON:
+        members = {"event": "RelayBlocked", **asdict(event, recurse=False)}
+        console.note("error", text, **members)
+    else:
+        console.complain(f"ERROR: {text}")

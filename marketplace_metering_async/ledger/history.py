@@ -105,7 +105,7 @@ class HistoryEntry:
         resolutions: What persons have said of it, in order.
         settled_at: When it was metered or ended (UTC).
         metering_record_id: The service's id, once it is metered.
-        reason: Why it ended unmetered: an error code, or a rule.
+        reason: Why it ended otherwise than as metered: an error code, or a rule.
         in_doubt: Whether the service may have metered it without our having seen its answer.
     """
 

@@ -85,7 +85,8 @@ class LedgerStatus:
             hour. Where a relay runs and all is well, there are none, at a month's end neither.
         last_success_seconds: Since the service last took a record; None: never.
         last_relay_seconds: Since a relay last noted that it works, which it does every minute
-            unless it is blocked; None: never.
+            unless it is blocked; None: never. A note that is ahead of the clock, which was set back
+            since, counts as that old: it proves nothing of now.
         last_usage_seconds: Since the latest usage in the ledger happened; None: there is none.
         claimed_until: When the last claim of a relay on a frozen record ends, were the relay dead;
             None where there is no claim.
@@ -166,7 +167,7 @@ def status_of(known: Figures, now: int) -> LedgerStatus:
         first_loss_at=_when(deadline),
         at_risk=of_millionths(known.at_risk),
         last_success_seconds=_seconds(now, known.ledger.last_success_at, 0),
-        last_relay_seconds=_seconds(now, known.ledger.last_relay_at, 0),
+        last_relay_seconds=_distance(now, known.ledger.last_relay_at),
         last_usage_seconds=_seconds(now, max((one.latest for one in recorded), default=None), 0),
         claimed_until=_when(known.claimed_until),
         next_send_at=_when(known.next_send),
@@ -181,6 +182,10 @@ def status_of(known: Figures, now: int) -> LedgerStatus:
 
 def _seconds(now: int, since: int | None, after: int) -> float | None:
     return None if since is None else max(0, now - since - after)
+
+
+def _distance(now: int, at: int | None) -> float | None:
+    return None if at is None else abs(now - at)
 
 
 def _when(at: float | None) -> datetime | None:

@@ -17,12 +17,15 @@ from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 from attrs import frozen
 from support.commands import Shell, pipe, started
+from support.ended import end
 from support.ledgers import house_at
 
 from marketplace_metering_async import LedgerError
 from marketplace_metering_async.cli.commands import ledger_serve
 from marketplace_metering_async.cli.commands.ledger_serve import latest_hours, routes_of
 from marketplace_metering_async.cli.exit_codes import Exit
+from marketplace_metering_async.cli.output.ledger_page import Hours, page
+from marketplace_metering_async.ledger import HourState
 
 
 @frozen
@@ -139,3 +142,46 @@ async def test_the_page_shows_the_latest_hours(
 
     assert ([3, 2], False) == ([entry.quantity for entry in some.entries], some.are_all)
     assert ([], True) == (all_.entries, all_.are_all)
+
+
+@pytest.mark.parametrize(
+    "what", ["license_arn", "customer_aws_account_id", "product_code", "month"]
+)
+async def test_what_is_in_no_id_is_found_nowhere(what: str, url: str) -> None:
+    """
+    And is no fault of the database, which refuses such a text.
+    """
+    async with house_at(url) as house:
+        await house.use(1)
+        hours = await latest_hours(house.ledger, {what: "2026-11\0"})
+
+    assert () == hours.entries
+    assert hours.problem
+    assert "\0" not in hours.problem
+
+
+def test_a_host_that_nobody_knows_is_named(url: str, shell: Shell) -> None:
+    """
+    With the option that it was given by.
+    """
+    shell("ledger", "create", url)
+    done = shell("ledger", "serve-metrics", url, "--host", "nowhere.invalid", "--port", "0")
+
+    assert Exit.USAGE == done.code
+    assert (
+        "--host: expected a name or an address of this machine, got 'nowhere.invalid'" in done.err
+    )
+
+
+async def test_usage_that_no_hour_carries_is_in_no_record(tmp_path: Path) -> None:
+    """
+    So the page does not count 0 of them.
+    """
+    async with house_at(f"sqlite:///{tmp_path}/u.db") as house:
+        await end(house, HourState.MONTH_OVER)
+        status = await house.ledger.status()
+        shown = page(status, Hours(asked={}), house.clock.now())
+
+    assert status.ended.keys() == {HourState.MONTH_OVER}
+    (heading,) = re.findall(r"month_over</span>(.*?)</h3>", shown)
+    assert re.fullmatch(r" [\d,]+ units", heading)

@@ -1,5 +1,6 @@
 """Units that are not settled yet: no command that sends ends with 0 while there are any."""
 
+import json
 import re
 import sqlite3
 from contextlib import closing
@@ -15,10 +16,14 @@ from support.statuses import EMPTY_STATUS
 
 from marketplace_metering_async.cli.commands.ledger_status import print_next, print_unsettled
 from marketplace_metering_async.cli.exit_codes import Exit
-from marketplace_metering_async.cli.output.console import PLAIN, Console
+from marketplace_metering_async.cli.ledger_options import report_to
+from marketplace_metering_async.cli.output.console import PLAIN, Console, Log, LogFormat
+from marketplace_metering_async.errors import ConfigurationError
+from marketplace_metering_async.events import RelayBlocked
 from marketplace_metering_async.ledger import HourState
 from marketplace_metering_async.sandbox import Fault, FaultKind, Sandbox
 
+ACCESS_DENIED = ConfigurationError("denied")
 NOW = datetime(2026, 11, 28, 3, 30, tzinfo=UTC)
 SETTLED = evolve(
     EMPTY_STATUS,
@@ -265,3 +270,40 @@ def test_zeros_are_all_metered(sandbox: Sandbox, shell: Shell, url: str, usage: 
     assert (Exit.OK, Exit.OK) == (sent.code, status.code)
     assert "oldest unsent" not in status.out
     assert "is lost" not in status.out
+
+
+def test_the_status_says_when_a_relay_last_worked(sandbox: Sandbox, shell: Shell, url: str) -> None:
+    """
+    For whoever was woken by the alarm that none does.
+    """
+    add = ("--product-code", "p", "--account", "000000000001", "--dimension", "d")
+    shell("ledger", "add", url, *add, "--quantity", "1")
+    never = shell("ledger", "status", url).out
+    shell("ledger", "relay", "--once", url, *target(sandbox)[:2])
+    once = shell("ledger", "status", url).out
+
+    assert "no relay has worked yet" in never
+    assert "a relay last worked 0 min ago" in once
+
+
+def test_a_relay_that_is_blocked_is_an_error_of_the_log(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """
+    For whoever looks for errors, as the runbook says; with what is at stake as members.
+    """
+    denied = RelayBlocked(error=ACCESS_DENIED, seconds=60.0, units=7, first_loss_at=NOW)
+    report_to(Console(Log(format=LogFormat.JSON)))(denied)
+    in_json = json.loads(capsys.readouterr().err)
+    report_to(Console(PLAIN))(denied)
+    text = capsys.readouterr().err
+
+    assert ("error", "RelayBlocked") == (in_json["level"], in_json["event"])
+    assert in_json["message"].startswith("the relay is blocked, and goes on trying: ")
+    assert (60.0, 7, NOW.isoformat()) == (
+        in_json["seconds"],
+        in_json["units"],
+        in_json["first_loss_at"],
+    )
+    assert text.startswith("ERROR: the relay is blocked, and goes on trying: ")
+    assert "7 units are unsent; the first is lost at 2026-11-28 03:30 UTC" in " ".join(text.split())

@@ -13,6 +13,7 @@ from shutil import copyfile, which
 from sys import executable
 from typing import Any
 from urllib.parse import urlsplit
+from urllib.request import ProxyHandler, build_opener
 from uuid import UUID
 
 import pytest
@@ -45,6 +46,7 @@ PAGE = (Path(ledger.__file__).parent / "OPERATING.md").read_text(encoding="utf-8
 SECTIONS = dict(re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL))
 TO_STOP = RetryPolicy().attempt_timeout + _LAST_TRIES
 ROWS = 1_000
+MONITOR = "metering-metrics"
 
 
 def blocks(section: str, language: str) -> list[str]:
@@ -262,8 +264,7 @@ def test_the_units_run(laptop: Machine, sandbox: Sandbox, monkeypatch: pytest.Mo
     asyncio.run(use_and_relay(laptop.file, 3, 9))
     services = {name: one["Service"] for name, one in units.items() if name.endswith(".service")}
     relay = services.pop("metering-relay.service")
-    for service in services.values():
-        laptop.run(service["ExecStart"])
+    laptop.run(services["metering-prune.service"]["ExecStart"])
     bind = "marketplace-metering ledger rebind sqlite:////var/lib/metering/usage.db"
     laptop.run(f"{bind} --taken billed --note test")
     laptop.serve(relay["ExecStart"], sandbox)
@@ -273,6 +274,32 @@ def test_the_units_run(laptop: Machine, sandbox: Sandbox, monkeypatch: pytest.Mo
     assert "5" == relay["RestartPreventExitStatus"]
     timers = {name.removesuffix(".timer") for name in units if name.endswith(".timer")}
     assert {f"{name}.service" for name in timers} == services.keys()
+
+
+def test_the_file_of_the_node_exporter_is_whole_or_old(laptop: Machine) -> None:
+    """
+    It is never empty for the time that the status takes, at which an alarm would end; and where the
+    ledger cannot be read, the unit fails and the file is old, which has an alarm.
+    """
+    (text,) = [found[2] for found in UNITS if found and found[1] == "metering-status.service"]
+    service = unit(text)["Service"]
+    folder = Path(laptop.here(service["WorkingDirectory"]))
+    folder.mkdir()
+    program = f"{executable} -m marketplace_metering_async "
+    words = laptop.words(service["ExecStart"].replace("marketplace-metering ", program))
+    asyncio.run(use_and_relay(laptop.file, 3, 9))
+
+    assert 0 == subprocess.run(words, cwd=folder, check=False).returncode  # noqa: S603
+    (made,) = folder.iterdir()
+    written = made.read_text("utf-8")
+    Path(laptop.file.removeprefix("sqlite:///")).unlink()
+    away = subprocess.run(words, cwd=folder, check=False, capture_output=True)  # noqa: S603
+
+    assert "StandardOutput" not in service
+    assert "\nmarketplace_metering_ledger_recorded_units_total 3\n" in written
+    assert 0 != away.returncode
+    assert written == made.read_text("utf-8")
+    assert re.search(r"/metering[^/]*[.]prom$", str(made))
 
 
 @pytest.mark.skipif(which("systemd-analyze") is None, reason="there is no systemd-analyze here")
@@ -319,7 +346,7 @@ def test_the_manifests_fit_together() -> None:
 
     assert ("ConfigMap", "metering") in made
     assert relay["template"]["spec"]["terminationGracePeriodSeconds"] > TO_STOP
-    assert 4 == len(MANIFESTS)
+    assert 6 == len(MANIFESTS)
 
 
 def command_of(pod: dict[str, Any], config: dict[str, str]) -> str:
@@ -343,6 +370,38 @@ def test_what_the_manifests_start_works(cluster: Machine, sandbox: Sandbox) -> N
     (cluster.folder / "w").mkdir()
     cluster.serve(run[0], sandbox)
     cluster.run(run[1])
+
+
+def test_the_monitor_of_the_manifests_is_what_prometheus_scrapes(
+    cluster: Machine, shell: Shell
+) -> None:
+    """
+    It answers from elsewhere, at the port that its probe, its service and Prometheus name.
+    """
+    (config,) = [one["data"] for one in MANIFESTS if one["kind"] == "ConfigMap"]
+    pod, service = (one["spec"] for one in MANIFESTS if one["metadata"]["name"] == MONITOR)
+    (container,) = pod["template"]["spec"]["containers"]
+    (port,) = container["ports"]
+    (prometheus,) = map(yaml.safe_load, blocks("Alarms", "yaml"))
+    name, *words = cluster.words(command_of(pod["template"]["spec"], config))
+    asyncio.run(use(cluster.url("metering"), 1))
+    with started(*words, "--port", "0") as running:
+        said = pipe(running.stderr).readline().decode()
+        (free,) = re.findall(r"serving http://0\.0\.0\.0:(\d+)/metrics", said)
+        shown = f"http://127.0.0.1:{free}/healthz"
+        with build_opener(ProxyHandler({})).open(shown, timeout=10) as alive:
+            status = alive.status
+        running.send_signal(signal.SIGTERM)
+
+    assert "marketplace-metering" == name
+    assert 200 == status
+    assert f"[default: {port['containerPort']}]" in shell(*words[:2], "--help").out
+    assert "/healthz" == container["livenessProbe"]["httpGet"]["path"]
+    assert service["selector"] == pod["selector"]["matchLabels"]
+    assert port["name"] == service["ports"][0]["targetPort"]
+    (scraped,) = prometheus["scrape_configs"][0]["static_configs"]
+    assert [f"{MONITOR}:{service['ports'][0]['port']}"] == scraped["targets"]
+    assert ["metering.yml"] == prometheus["rule_files"]
 
 
 def test_the_alarms_watch_what_the_status_shows(laptop: Machine, shell: Shell) -> None:

@@ -269,6 +269,22 @@ def test_what_differs_is_said(shell: Shell) -> None:
     assert "| A record is taken, and has an id | Success | as expected |" in table.out
 
 
+def test_what_is_no_stand_in_at_all_is_said_to_be_none(shell: Shell) -> None:
+    """
+    One complaint in place of one for each case; an address was mistyped.
+    """
+    server = ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
+    with server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        done = shell("sandbox", "check", f"http://127.0.0.1:{server.server_port}")
+        server.shutdown()
+
+    assert (2, "") == (done.code, done.out)
+    assert "no stand-in for the service answers at http://127.0.0.1:" in done.err
+    assert "HTTP 501" in done.err
+    assert "differs" not in done.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

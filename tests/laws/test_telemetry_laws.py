@@ -24,14 +24,14 @@ from marketplace_metering_async.events import (
     UsageEndedUnmetered,
     WarningIssued,
 )
-from marketplace_metering_async.telemetry import _CODES, _STATES
+from marketplace_metering_async.measured import CODES, STATES
 
 OPERATIONS = ["BatchMeterUsage", "MeterUsage", "RegisterUsage", "ResolveCustomer"]
 VERDICTS = {status.value for status in RecordStatus}
 numbers = st.integers(0, 2**31)
 seconds = st.floats(0, 1e6)
 texts = st.text(max_size=40)
-codes = texts | st.sampled_from(sorted(_CODES))
+codes = texts | st.sampled_from(sorted(CODES))
 errors = texts.map(MeteringError)
 counts = st.dictionaries(st.sampled_from(RecordStatus), st.integers(1, 9))
 events = st.one_of(
@@ -53,7 +53,7 @@ events = st.one_of(
     st.builds(WarningIssued, text=texts),
     st.builds(BatchEnded, counts=counts, calls=numbers, throttled=numbers, seconds=seconds),
     st.builds(BatchReleased, records=numbers, waited=seconds, waiting=numbers, in_flight=numbers),
-    st.builds(UsageEndedUnmetered, state=texts | st.sampled_from(sorted(_STATES)), records=numbers),
+    st.builds(UsageEndedUnmetered, state=texts | st.sampled_from(sorted(STATES)), records=numbers),
     st.builds(
         RelayBlocked,
         error=errors,
@@ -72,8 +72,8 @@ events = st.one_of(
 )
 KNOWN: dict[str, set[Any]] = {
     "rpc.method": set(OPERATIONS),
-    "error.type": {*_CODES, "_OTHER"},
-    "state": {*_STATES, "_OTHER"},
+    "error.type": {*CODES, "_OTHER"},
+    "state": {*STATES, "_OTHER"},
     "marketplace_metering.verdict": VERDICTS,
 }
 

@@ -196,6 +196,61 @@ def test_the_relay_and_what_stops_are_seen() -> None:
     assert [1] == list(values["client.warnings"].values())
 
 
+async def test_an_observer_that_comes_after_another_one_reports_as_well(tmp_path: Path) -> None:
+    """
+    An SDK asks only whoever made an instrument first; that of two at a time one is hidden, is said.
+    """
+    seen, said = collected(), list[Any]()
+    provider = seen.observer._providers()[1]
+    another = OpenTelemetryObserver(meter_provider=provider, then=said.append)  # type: ignore[arg-type]
+
+    def units() -> list[Any]:
+        return [*seen.values().get("ledger.recorded_units", {}).values()]
+
+    async with (
+        house_at(f"sqlite:///{tmp_path}/1.db") as first,
+        house_at(f"sqlite:///{tmp_path}/2.db") as second,
+    ):
+        await first.use(1)
+        await second.use(2)
+        async with seen.observer.watching(first.ledger):
+            before = units()
+            assert [] == said
+            async with another.watching(second.ledger):
+                both = said.copy()
+        between = units()
+        async with another.watching(second.ledger):
+            after = units()
+    relays = []
+    for observer, event in (
+        (seen.observer, RelayBlocked(error=ConfigurationError("x"), seconds=0)),
+        (another, RelayWorking(sealed=0, metered=0, ended=0, returned=0, units=0)),
+    ):
+        observer(event)
+        relays.append([*seen.values()["relay.is_working"].values()])
+
+    assert ([1], [], [2]) == (before, between, after)
+    (warned,) = both
+    assert "meter_provider" in warned.text
+    assert [[0], [1]] == relays
+
+
+def test_a_relay_that_says_nothing_more_does_not_work() -> None:
+    """
+    It says something every minute: what it said last is not shown for as long as the process lives.
+    """
+    clock = SetClock()
+    seen = collected(then=lambda event: None, clock=clock)
+    now = [0.0]
+    clock.monotonic = lambda: now[0]  # type: ignore[method-assign]
+    seen.observer(RelayWorking(sealed=0, metered=0, ended=0, returned=0, units=0))
+    shown = []
+    for now[0] in (0, 179, 181):
+        shown.append(list(seen.values().get("relay.is_working", {}).values()))
+
+    assert [[1], [1], []] == shown
+
+
 def test_no_customer_is_in_any_attribute() -> None:
     """
     Nor a license, in spans, metrics and their descriptions. Issue 26

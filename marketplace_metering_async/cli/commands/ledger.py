@@ -193,7 +193,7 @@ async def status(
     json: Annotated[bool, option("--json", "As JSON on stdout.")] = False,
     prometheus: Annotated[bool, option("--prometheus", "As Prometheus text on stdout.")] = False,
 ) -> Exit:
-    """Show where all usage is. Exit code 3: at risk; 1: some has ended unmetered."""
+    """Show where all usage is. Exit code 3: at risk; 1: some has ended, for a person."""
     if json and prometheus:
         raise typer.BadParameter("not together with --json", param_hint="--prometheus")
     from marketplace_metering_async.cli.commands import ledger_status  # noqa: PLC0415 - heavy

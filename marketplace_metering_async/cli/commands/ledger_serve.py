@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from functools import partial
 from importlib.resources import files
+from socket import gaierror
 from typing import Any, Final
 
 from aiohttp import web
@@ -90,6 +91,9 @@ def page_app(ledger: UsageLedger) -> web.Application:
 
 async def latest_hours(ledger: UsageLedger, asked: Mapping[str, str]) -> Hours:
     """Return the latest hours of those that are asked for."""
+    for name, text in asked.items():
+        if not text.isprintable():
+            return Hours(asked=asked, problem=f"{FIELDS[name]}: no id or month has such characters")
     given: dict[str, Any] = {name: text for name, text in asked.items() if text}
     month = given.pop("month", None)
     try:
@@ -152,8 +156,9 @@ async def _serve(app: web.Application, host: str, port: int, path: str, console:
         with Interrupts(console, "the server closes.") as interrupts:
             try:
                 server = await asyncio.get_running_loop().create_server(protocol, host, port)
-            except UnicodeError:
-                raise MisuseError(f"--host: expected a name or an address, got {host!r}") from None
+            except (UnicodeError, gaierror):
+                expected = "--host: expected a name or an address of this machine"
+                raise MisuseError(f"{expected}, got {host!r}") from None
             exits.callback(server.close)
             own, number = server.sockets[0].getsockname()[:2]
             shown = f"[{own}]" if ":" in own else own

@@ -45,7 +45,7 @@ def unheard(event: Event) -> None:
 
 
 def exit_of(status: LedgerStatus) -> Exit:
-    """Return 3 where usage is at risk, 1 where some has ended unmetered and is not written off."""
+    """Return 3 where usage is at risk, 1 where some has ended and a person has to decide."""
     if status.at_risk or status.is_unconfirmed_copy:
         return Exit.UNDELIVERED
     unresolved = (units for state, units in status.ended.items() if state != HourState.WRITTEN_OFF)
@@ -112,6 +112,15 @@ def _print_table(status: LedgerStatus, console: Console) -> None:
     print_next(status, SystemClock().now(), console)
     if status.is_unconfirmed_copy:
         console.print(_GUARDED)
+    _print_last(status, console)
+
+
+def _print_last(status: LedgerStatus, console: Console) -> None:
+    """Say when something last happened."""
+    if status.last_relay_seconds is not None:
+        console.print(f"a relay last worked {_hours(status.last_relay_seconds)} ago")
+    elif status.last_usage_seconds is not None:
+        console.print("no relay has worked yet")
     if status.last_success_seconds is not None:
         console.print(f"last success: {_hours(status.last_success_seconds)} ago")
     elif status.last_usage_seconds is None:

@@ -27,8 +27,8 @@ async def check(options: CheckOptions, console: Console) -> Exit:
     Run all cases that can be run there.
 
     Raises:
-        MisuseError: for an address or a key that is none, a sandbox that has records, or one
-            whose token is another.
+        MisuseError: for an address or a key that is none, an address of something else, a sandbox
+            that has records, or one whose token is another.
     """
     return await asyncio.to_thread(_check, options, console)
 
@@ -39,10 +39,11 @@ def _check(options: CheckOptions, console: Console) -> Exit:
     if not (access_key_id and colon and secret):
         raise MisuseError("--access-key: expected ID:SECRET")
     chosen = _chosen(options)
+    client = HttpClient(url, access_key_id, secret)
     controls = _controls(HttpControls(url, options.token), yes=options.yes)
     if controls is None:
+        _require_stand_in(client, url)
         console.print("No controls of this sandbox there: cases that need them are left out.")
-    client = HttpClient(url, access_key_id, secret)
     outcomes = []
     for outcome in run(chosen, client, controls, name=uuid.uuid4().hex):
         outcomes.append(outcome)
@@ -94,6 +95,15 @@ def _controls(controls: HttpControls, *, yes: bool) -> HttpControls | None:
     if records and not yes:
         raise MisuseError(f"the sandbox there has {records} records; with --yes it forgets them")
     return controls
+
+
+def _require_stand_in(client: HttpClient, url: str) -> None:
+    """Have a call answered in the words of the service, whatever they say."""
+    nothing = {"ProductCode": "my-product", "UsageRecords": []}
+    answer = client.call("BatchMeterUsage", nothing, "us-east-1")
+    if answer.reply is None and not (answer.code and answer.status):
+        said = f"HTTP {answer.status} without a code" if answer.status else str(answer)
+        raise MisuseError(f"URL: no stand-in for the service answers at {url}: {said}")
 
 
 def _members(outcome: Outcome) -> dict[str, object]:

@@ -56,7 +56,7 @@ def page(status: LedgerStatus, hours: Hours, now: datetime) -> str:
     cards = [
         _card("next", "What comes next", _lines(_next(status, now))),
         _card("products", "Products", _products(status.products)),
-        _card("ended", "Ended unmetered", _ended(status)),
+        _card("ended", "Ended, not known to be metered", _ended(status)),
         _card("hours", "Hours", _form(hours.asked) + _hours(hours)),
     ]
     return _PAGE.substitute(
@@ -88,7 +88,7 @@ def _figures(status: LedgerStatus) -> Iterator[str]:
         ("open", status.open, ""),
         ("frozen, to be sent", status.frozen, ""),
         ("metered", status.metered, ""),
-        ("ended unmetered", ended, "warn" if ended else ""),
+        ("ended", ended, "warn" if ended else ""),
         ("at risk", status.at_risk, "bad" if status.at_risk else ""),
     ):
         yield f'<div class="{kind}"><dt>units {name}</dt><dd>{units:,}</dd></div>'
@@ -148,11 +148,16 @@ def _ended(status: LedgerStatus) -> str:
     if not status.ended:
         return _empty("Nothing: all usage is metered, or on its way.")
     return _join(
-        f'<h3><span class="chip bad">{state}</span> {units:,} units, '
-        f"{status.records.get(state, 0):,} records</h3>"
+        f'<h3><span class="chip bad">{state}</span> {units:,} units{_records(status, state)}</h3>'
         f"<p>{escape(' '.join(UsageLedger.explain(state)))}</p>"
         for state, units in status.ended.items()
     )
+
+
+def _records(status: LedgerStatus, state: HourState) -> str:
+    """Say how many records it is; what no hour carries has none."""
+    records = status.records.get(state, 0)
+    return f", {records:,} records" if records else ""
 
 
 def _form(asked: Mapping[str, str]) -> str:

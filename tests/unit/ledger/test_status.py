@@ -133,3 +133,12 @@ def test_sums_are_exact_whatever_the_context_of_the_decimal_module() -> None:
     assert [Decimal("0.999999"), Decimal("1000000000000.000001")] == [
         product.open for product in status.products
     ]
+
+
+def test_a_note_of_a_relay_that_is_ahead_of_the_clock_proves_nothing() -> None:
+    """
+    A clock that was set back does not keep the alarm silent for as long as it was ahead.
+    """
+    ledger = evolve(EMPTY.ledger, last_relay_at=NOON + 7_200)
+
+    assert 7_200 == status_of(evolve(EMPTY, ledger=ledger), NOON).last_relay_seconds
