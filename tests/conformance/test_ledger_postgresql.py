@@ -106,6 +106,24 @@ async def relayed(place: str, house: House, box: Sandbox) -> None:
             await ledger.relay_once(client)
 
 
+@pytest.mark.parametrize(
+    ("ahead", "least", "most"), [("30 s", 29, 31), ("2 h", 0, 1), ("-2 h", 0, 1)]
+)
+async def test_a_servers_clock_that_was_ahead_reserves_no_hours(
+    place: str, ahead: str, least: float, most: float
+) -> None:
+    """
+    Such as of the server before a failover: relays would wait for turns by as much as it was wrong.
+    """
+    async with house_at(place) as house:
+        store = house.ledger._store
+        await store.reserve_calls(0.2)
+        await change(place, f"UPDATE quota SET next_at = next_at + interval '{ahead}'")
+        until = await store.reserve_calls(0.2)
+
+    assert least < until < most
+
+
 async def test_a_file_moves_in(either: str, tmp_path: Path) -> None:
     """
     With all it had, and takes no more usage, but can be read; called again, it is refused.

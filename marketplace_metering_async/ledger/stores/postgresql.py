@@ -53,10 +53,13 @@ _RESERVE: Final = """
     INSERT INTO marketplace_metering.quota (operation, next_at)
     VALUES ('BatchMeterUsage', clock_timestamp() + $1::double precision * interval '1 s')
     ON CONFLICT (operation) DO UPDATE SET
-        next_at = greatest(quota.next_at, clock_timestamp())
+        next_at = CASE WHEN quota.next_at - clock_timestamp() BETWEEN interval '0'
+                            AND greatest(60, 100 * $1::double precision) * interval '1 s'
+                       THEN quota.next_at ELSE clock_timestamp() END
                   + $1::double precision * interval '1 s'
     RETURNING EXTRACT(EPOCH FROM next_at - clock_timestamp())::double precision
 """
+"""Further away than a hundred relays reserve: noted by a clock that was ahead, and over."""
 
 
 class PostgresStore(Store):
