@@ -7,12 +7,13 @@ another session of the server.
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from importlib.resources.abc import Traversable
 from random import randrange
 from typing import Any, Final, TypeVar
 from uuid import uuid4
+from weakref import WeakValueDictionary
 
 from attrs import evolve
 
@@ -24,7 +25,7 @@ from marketplace_metering_async.errors import (
     LedgerUnusableError,
 )
 from marketplace_metering_async.ledger.identity import COPY, require_here, require_known
-from marketplace_metering_async.ledger.stores.callers_connection import connection_under
+from marketplace_metering_async.ledger.stores.callers_connection import connection_under, savepoint
 from marketplace_metering_async.ledger.stores.database import Database, Row
 from marketplace_metering_async.ledger.stores.identifying import guard
 from marketplace_metering_async.ledger.stores.migrations import migrations_in, migrations_of
@@ -106,6 +107,7 @@ class PostgresConnections:
         self._process = 0
         self._pooled = False
         self._own_id = ""  # the ledger's, once somebody has asked for it
+        self._turns = WeakValueDictionary[int, asyncio.Lock]()  # of those who wait for theirs
         self._memory = Memory()
         self._noted_at = 0.0  # when it left its note, in seconds since 1970
         self._warn: Warn
@@ -288,24 +290,21 @@ class PostgresConnections:
         """
         Run *operation* in the transaction that the caller has begun on what is *given*.
 
+        Those of calls at once take turns, since one's savepoint would undo another's.
+
         Raises:
+            LedgerOutcomeUnknownError: something else was asked on the connection meanwhile, and
+                what was stored in the transaction cannot be taken out of it.
             LedgerError: it is in none, no connection of asyncpg, or one to another ledger, or the
                 database refuses; nothing was stored, and the transaction is as it was before.
         """
         own = await self._ledger_id()
         pg = self._asyncpg
         try:
-            connection = await connection_under(given, pg)
-            await connection.execute("SAVEPOINT marketplace_metering")
-            try:
-                done = await self._done_on(connection, operation, own)
-            except BaseException:
-                with suppress(*self._errors):  # of a connection that is lost
-                    await connection.execute("ROLLBACK TO SAVEPOINT marketplace_metering")
-                raise
-            else:
-                await connection.execute("RELEASE SAVEPOINT marketplace_metering")
-                return done
+            async with self._turns.setdefault(id(given), asyncio.Lock()):
+                connection = await connection_under(given, pg)
+                async with savepoint(connection, pg):
+                    return await self._done_on(connection, operation, own)
         except (pg.UndefinedTableError, pg.InvalidSchemaNameError):
             raise LedgerError(_OTHER_LEDGER) from None
         except self._errors as error:
