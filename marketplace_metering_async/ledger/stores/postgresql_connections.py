@@ -31,7 +31,12 @@ from marketplace_metering_async.ledger.stores.identifying import guard
 from marketplace_metering_async.ledger.stores.migrations import migrations_in, migrations_of
 from marketplace_metering_async.ledger.stores.postgresql_database import PostgresDatabase
 from marketplace_metering_async.ledger.stores.postgresql_errors import (
+    errors_of,
     failed,
+    first_of,
+    is_of_a_parameter,
+    is_otherwise,
+    is_passing,
     may_be_committed,
     text_of,
 )
@@ -141,11 +146,11 @@ class PostgresConnections:
                 reset=_nothing,
                 statement_cache_size=0 if self._pooled else _CACHED_STATEMENTS,
             )
-        except (asyncpg.UndefinedObjectError, asyncpg.ProtocolViolationError) as error:
-            raise LedgerError(
-                f"leave out of the ledger's URL what the server does not know: {error}"
-            ) from error
         except self._errors as error:
+            if is_of_a_parameter(error, asyncpg):
+                raise LedgerError(
+                    f"leave out of the ledger's URL what the server does not know: {error}"
+                ) from error
             place = place_of(self._url, self._schema)
             raise LedgerError(f"PostgreSQL cannot be used: {text_of(error)} ({place})") from error
         except ValueError:  # its text may show a part of the password
@@ -220,10 +225,10 @@ class PostgresConnections:
                             elif seen is None:
                                 seen = await db.fetchrow(_LANDED, note)
             except self._errors as caught:
-                error = self._first(caught)
+                error = first_of(caught, self._asyncpg)
                 in_doubt = in_doubt or (committing and may_be_committed(error))
                 at_once, expected = None, at_once
-                if expected is not None and self._is_otherwise(error):
+                if expected is not None and is_otherwise(error, self._asyncpg):
                     continue
                 is_last = attempt == tries or SystemClock.monotonic() >= until
                 if is_last or not await self._passes(error):
@@ -235,11 +240,6 @@ class PostgresConnections:
             self._reach("transaction: committed")
             return done[0]
         raise AssertionError("the last attempt returned or raised")
-
-    def _is_otherwise(self, error: BaseException) -> bool:
-        """Whether a statement has divided by 0, or found a row, for not all was as expected."""
-        pg = self._asyncpg
-        return isinstance(error, (pg.DivisionByZeroError, pg.UniqueViolationError))
 
     def _taken_memory(self, *, once: bool) -> Memory:
         """
@@ -349,7 +349,7 @@ class PostgresConnections:
                     require_known(await db.fetchval(_MIN_COMPATIBLE), self._known)
                     return await operation(db)
             except self._errors as caught:
-                error = self._first(caught)
+                error = first_of(caught, self._asyncpg)
                 is_last = attempt == _TRIES or SystemClock.monotonic() >= until
                 if is_last or not await self._passes(error):
                     raise LedgerError(f"PostgreSQL: {text_of(error)}") from error
@@ -408,40 +408,13 @@ class PostgresConnections:
 
     async def _passes(self, error: BaseException) -> bool:
         """Whether another try may succeed; a session that cannot write is not used again."""
-        pg = self._asyncpg
-        if isinstance(error, pg.ReadOnlySQLTransactionError) and self._pool is not None:
+        if isinstance(error, self._asyncpg.ReadOnlySQLTransactionError) and self._pool is not None:
             await self._pool.expire_connections()
-        return isinstance(
-            error,
-            (
-                OSError,  # TimeoutError, names that do not resolve, and all of several addresses
-                pg.SerializationError,
-                pg.DeadlockDetectedError,
-                pg.PostgresConnectionError,
-                pg.CannotConnectNowError,
-                pg.AdminShutdownError,
-                pg.CrashShutdownError,
-                pg.TooManyConnectionsError,
-                pg.ReadOnlySQLTransactionError,  # a standby, which others have replaced
-                pg.UniqueViolationError,  # another one was first, whose row is seen the next time
-                pg.InternalClientError,  # a connection that was lost while a statement was prepared
-                pg.InvalidCachedStatementError,  # of before an upgrade; it is prepared anew
-            ),
-        )
-
-    def _first(self, error: BaseException) -> BaseException:
-        """Return what came first: a lost connection cannot be rolled back, which says nothing."""
-        while isinstance(error, self._asyncpg.InterfaceError) and isinstance(
-            error.__context__, self._errors
-        ):
-            error = error.__context__
-        return error
+        return is_passing(error, self._asyncpg)
 
     @property
     def _errors(self) -> tuple[type[BaseException], ...]:
-        """All that asyncpg and the network raise."""
-        pg = self._asyncpg
-        return (OSError, pg.PostgresError, pg.InterfaceError, pg.InternalClientError)
+        return errors_of(self._asyncpg)
 
     async def _prepare(self, connection: Connection) -> bool:
         """
