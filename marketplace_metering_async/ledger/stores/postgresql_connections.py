@@ -46,6 +46,7 @@ from marketplace_metering_async.ledger.stores.postgresql_transactions import (
     BEGIN_ON,
     BEGIN_ONCE,
     CLOCK,
+    LANDED,
     LEDGER_ID,
     AtOnce,
     Connection,
@@ -83,10 +84,6 @@ _MAY_WRITE: Final = """
            AND NOT current_setting('transaction_read_only')::boolean
 """
 _MIN_COMPATIBLE: Final = "SELECT min_compatible FROM marketplace_metering.ledger"
-_LANDED: Final = """
-    SELECT posted_at, claims FROM marketplace_metering.posting, marketplace_metering.ledger
-    WHERE posting_id = $1
-"""
 
 
 async def _nothing(_db: object) -> None:
@@ -222,8 +219,8 @@ class PostgresConnections:
                                 done = [await (at_once.rest if at_once else operation)(db)]
                                 self._reach("transaction: commits")
                                 committing = True
-                            elif seen is None:
-                                seen = await db.fetchrow(_LANDED, note)
+                            else:
+                                seen = await db.fetchrow(LANDED, note)
             except self._errors as caught:
                 error = first_of(caught, self._asyncpg)
                 in_doubt = in_doubt or (committing and may_be_committed(error))

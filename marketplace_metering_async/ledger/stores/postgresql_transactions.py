@@ -45,6 +45,14 @@ BEGIN_ONCE: Final = f"""
         {_DURABLE}, {_ENDS_SOON}, {_PATIENT}
 """
 """Waits for an earlier try that is still on its way, and returns no row where it took place."""
+LANDED: Final = f"""
+    UPDATE marketplace_metering.posting SET posted_at = posted_at WHERE posting_id = $1
+    RETURNING posted_at, (SELECT claims FROM marketplace_metering.ledger) AS claims, {_DURABLE}
+"""
+"""
+What an earlier try left. That may be on this server's disk alone: a commit that is to wait for a
+standby is there before it waits. What is written now waits for all that was written before.
+"""
 BEGIN_ON: Final = f"""
     SELECT EXISTS (SELECT 1 FROM marketplace_metering.posting
                    WHERE posting_id IN (SELECT pg_catalog.unnest($1::text[]))) AS note_found,
