@@ -42,12 +42,13 @@ from marketplace_metering_async import (
 )
 from marketplace_metering_async.clock import SystemClock
 from marketplace_metering_async.events import WarningIssued
-from marketplace_metering_async.ledger.model import ENDED
+from marketplace_metering_async.ledger.model import ENDED, CustomerKey
 from marketplace_metering_async.ledger.stores import (
     postgresql_connections,
     postgresql_moving,
     sending,
 )
+from marketplace_metering_async.ledger.stores.database import Database
 from marketplace_metering_async.ledger.stores.postgresql_database import PostgresDatabase
 from marketplace_metering_async.sandbox import Sandbox
 
@@ -663,3 +664,40 @@ async def test_functions_of_somebody_else_are_not_called(place: str) -> None:
 
     assert [True] == [one.repeated for one in repeated]
     assert 40 == status.metered == billed(house)
+
+
+async def test_what_a_restore_has_undone_is_missed_after_it(place: str) -> None:
+    """
+    Though a process has met the ledger while its own row was not there yet.
+    """
+    async with house_at(place) as house:
+        await house.use(1)
+        await house.use(2)
+        await change(place, "CREATE TABLE kept AS SELECT * FROM ledger")
+        await change(place, "DELETE FROM posting")
+        await change(place, "DELETE FROM ledger")
+        with pytest.raises(LedgerUnusableError, match="restore"):
+            await house.use(4)
+        await change(place, "INSERT INTO ledger SELECT * FROM kept")
+        await house.use(4)
+
+        assert any("is missing" in text for text in warnings_of(house))
+
+
+async def test_new_keys_leave_room_in_the_servers_table_of_locks(place: str) -> None:
+    """
+    All sessions of a server share it: who fills it makes the statements of strangers fail.
+    """
+    count = "SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid() AND locktype = 'advisory'"
+    accounts = [f"{n:012d}" for n in range(1_000)]
+
+    async def make(db: Database) -> int:
+        customers = [CustomerKey("product", account, "", "") for account in accounts]
+        await db.lock_new(customers, [f"product {account}" for account in accounts])
+        held: int = await db.fetchval(count)
+        return held
+
+    async with house_at(place) as house:
+        held = await connections_of(house.ledger).run(make)
+
+    assert 0 < held <= 100

@@ -184,7 +184,6 @@ class PostgresConnections:
             LedgerOutcomeUnknownError: it failed at the commit, and nobody can be asked.
             LedgerError: the database cannot do it; nothing has happened then.
         """
-        wait = "" if patience is None else f"{patience}s"
         note = uuid4().hex if once else None
         done: list[T] = []  # what the latest try did that got as far as its commit
         seen: Any = None  # what it began with
@@ -206,15 +205,16 @@ class PostgresConnections:
                     if at_once is not None and is_lone:
                         done, committing = [await at_once.rest(db)], True
                         self._reach("transaction: at once")
-                        seen = await self._begin(db, note, memory, wait, at_once)
+                        seen = await self._begin(db, note, memory, patience, at_once)
                     else:
                         async with connection.transaction(isolation="read_committed"):
                             self._reach("transaction: begins")
-                            begun = await self._begin(db, note, memory, wait, at_once)
+                            begun = await self._begin(db, note, memory, patience, at_once)
                             if begun is not None:
                                 seen = begun
                                 in_doubt = in_doubt and may_land
-                                self._require_usable(begun, though_moved=though_moved)
+                                with self._kept_in_mind(memory, note, in_doubt=in_doubt):
+                                    self._require_usable(begun, though_moved=though_moved)
                                 missing = await self._guard_copy(db, memory, begun)
                                 done = [await (at_once.rest if at_once else operation)(db)]
                                 self._reach("transaction: commits")
@@ -258,6 +258,15 @@ class PostgresConnections:
         if note is not None:
             kept = memory.or_with(note) if in_doubt else memory
             self._memory = evolve(kept, claims=self._memory.claims)
+
+    @contextmanager
+    def _kept_in_mind(self, memory: Memory, note: str | None, *, in_doubt: bool) -> Iterator[None]:
+        """Keep in mind what was to be looked for, where the ledger cannot be used."""
+        try:
+            yield
+        except LedgerUnusableError:
+            self._keep_in_mind(memory, note, in_doubt=in_doubt)
+            raise
 
     async def _guard_copy(self, db: Database, memory: Memory, begun: Row) -> Missing | None:
         """Guard the ledger if something is missing that makes it a copy; return what is missing."""
@@ -378,7 +387,7 @@ class PostgresConnections:
         db: Database,
         note: str | None,
         memory: Memory,
-        wait: str,
+        patience: float | None,
         at_once: AtOnce[Any] | None,
     ) -> Row | None:
         """
@@ -386,6 +395,7 @@ class PostgresConnections:
 
         Returns: what says whether the ledger may be changed; None: an earlier try did it all.
         """
+        wait = "" if patience is None else f"{patience}s"
         asked = self.clock.passed()
         if at_once is not None:
             own = (note, memory.notes, wait, self._known, memory.claims)

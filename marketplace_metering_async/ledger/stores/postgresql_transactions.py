@@ -70,17 +70,18 @@ AT_ONCE: Final = f"""
     SELECT {CLOCK}, {_DURABLE}, {_ENDS_SOON},
         {_PATIENT.replace("$1", "$3")},
         1 / CASE
-            WHEN moved_to IS NOT NULL OR min_compatible > $4 OR claims < $5 THEN 0
+            WHEN moved_to IS NOT NULL OR coalesce(min_compatible > $4 OR claims < $5, true) THEN 0
             WHEN pg_catalog.cardinality($2::text[]) > 0
                 AND NOT EXISTS (SELECT 1 FROM previous) THEN 0
             {{unless}}
             ELSE 1 END,
         (SELECT posted_at FROM note), true AS note_found, moved_to, min_compatible, claims
-    FROM marketplace_metering.ledger
+    FROM (SELECT) AS always LEFT JOIN marketplace_metering.ledger ON true
 """
 """
 A whole transaction or its beginning, with a note: it divides by 0, and has done nothing then,
-unless all is as whoever runs it expects. Its parts run in the order in which they are counted.
+unless all is as whoever runs it expects. Its parts run in the order in which they are counted; they
+would even if the ledger's own row was missing, and nothing was left to divide.
 """
 OWN_VALUES: Final = 5
 """How many of the values of such a statement are not its parts'."""
