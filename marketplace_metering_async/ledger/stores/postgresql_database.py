@@ -45,7 +45,8 @@ the server share its table of locks, which has no room for one of each of many n
 
 @lru_cache(maxsize=1_000)
 def _named(statement: str, schema: str) -> str:
-    return statement.replace(f"{USUAL}.", f"{schema}.")
+    """Return a statement on another schema: quoted, as it may be called as a word of SQL."""
+    return statement if schema == USUAL else statement.replace(f"{USUAL}.", f'"{schema}".')
 
 
 class PostgresDatabase(Database):
