@@ -331,6 +331,7 @@ async def test_usage_that_the_database_cannot_hold_is_refused(postgres: str) -> 
 
         assert isinstance(results[1], UsageRefusedError)
         assert 2 == await recorded(house)
+        assert {"é", "ü"} == (await house.ledger.known_events(["é", "€", "ü"])).keys()
 
 
 async def test_the_servers_clock_decides(place: str, monkeypatch: pytest.MonkeyPatch) -> None:

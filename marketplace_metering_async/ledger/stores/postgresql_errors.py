@@ -78,6 +78,11 @@ def _state_of(error: BaseException) -> str:
     return getattr(error, "sqlstate", None) or "08000"
 
 
+def names_no_value(error: LedgerError) -> bool:
+    """Whether the database has no such values as it was asked for, so that none can be there."""
+    return error.__cause__ is not None and _state_of(error.__cause__)[:2] == "22"
+
+
 def was_kept_waiting(error: LedgerError) -> bool:
     """Whether others took longer than a transaction's patience, and nothing was stored."""
     cause = error.__cause__
