@@ -100,13 +100,18 @@ def require_here(moved_to: str | None) -> None:
         raise LedgerUnusableError(f"this ledger has moved to {moved_to}; use that one")
 
 
-def require_known(min_compatible: int, known: int) -> None:
+def require_known(min_compatible: int | None, known: int) -> None:
     """
     Refuse a schema that a process is too old for, which *known* is the newest one to.
 
     Raises:
-        LedgerUnusableError: the process may not use the ledger, or not any more.
+        LedgerUnusableError: the process may not use the ledger, or not any more; or its own row,
+            which says so, is missing: None.
     """
+    if min_compatible is None:
+        raise LedgerUnusableError(
+            "restore a backup, or wait until one is restored: the ledger's own row is missing"
+        )
     if min_compatible > known:
         raise LedgerUnusableError(
             f"start a newer version of the package: the ledger was upgraded, and needs one that "

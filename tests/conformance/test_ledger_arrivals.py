@@ -360,6 +360,24 @@ async def test_a_row_that_no_hour_can_hold_holds_up_itself_alone(
         ]
 
 
+async def test_a_transaction_leaves_locks_for_strangers(place: str) -> None:
+    """
+    Each event id takes one of those that all sessions of the server share.
+    """
+    held = "SELECT current_setting('metering.events_held')"
+    async with house_at(place) as house, a_caller(place) as caller:
+        for name in ("first", "second"):
+            await house.use(1, event_id=name, connection=caller)
+        counted = await caller.fetchval(held)
+        await caller.execute("SELECT set_config('metering.events_held', '1000000', true)")
+        with pytest.raises(LedgerError, match=r"^commit, and begin another .+ nothing was stored$"):
+            await house.use(4, event_id="last", connection=caller)
+        await house.use(8, connection=caller)
+        again = await caller.fetchval(held)
+
+    assert ("2", "1000000") == (counted, again)
+
+
 async def test_two_relays_fold_once(place: str) -> None:
     """
     Whichever of them comes first.

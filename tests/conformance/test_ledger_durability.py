@@ -16,8 +16,8 @@ from support.ledgers import (
     postgres_server,
 )
 
-from marketplace_metering_async import LedgerUnusableError
-from marketplace_metering_async.ledger.stores import postgresql
+from marketplace_metering_async import LedgerOutcomeUnknownError, LedgerUnusableError
+from marketplace_metering_async.ledger.stores import postgresql, postgresql_connections
 
 
 @pytest.fixture
@@ -90,6 +90,39 @@ async def test_every_transaction_waits_for_the_disk(place: str, configured: str,
 
     assert (used, used, used) == (own, noted, callers)
     assert configured == after
+
+
+@pytest.mark.parametrize("pieces", [1, 2], ids=["carefully", "at once"])
+async def test_what_no_standby_has_is_not_acknowledged(
+    careless: PostgresServer, pieces: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    Where the server is to wait for one: a commit whose wait was broken off is waited for again.
+    """
+    monkeypatch.setattr(postgresql_connections, "_TRIES", 2)
+    async with house_at(await new_postgres_database(careless.url)) as house:
+        for _ in range(pieces):
+            await house.use(1)
+        await configure(careless, synchronous_standby_names="nobody")
+        ending = asyncio.create_task(_end_what_waits_for_a_standby(careless.url))
+        with pytest.raises(LedgerOutcomeUnknownError, match="whether this was stored is unknown"):
+            await house.use(10, event_id="e")
+        ended = ending.cancel()
+        await configure(careless, synchronous_standby_names="")
+        again = await house.use(10, event_id="e")
+
+        assert ended
+        assert again.repeated
+        assert pieces + 10 == (await house.balance()).recorded
+
+
+async def _end_what_waits_for_a_standby(url: str) -> None:
+    while True:
+        await execute(
+            url,
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'",
+        )
+        await asyncio.sleep(0.05)
 
 
 async def test_a_server_that_never_waits_for_its_disk_is_refused(careless: PostgresServer) -> None:

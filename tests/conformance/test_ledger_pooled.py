@@ -14,7 +14,7 @@ from support.clusters import asked
 from support.ended import claimed, fate, settle
 from support.ledgers import ACCOUNT, HOUR, NOON, House, connections_of, house_at
 
-from marketplace_metering_async import HourState, UsageLedger
+from marketplace_metering_async import HourState, LedgerError, UsageLedger
 
 STATES = [
     HourState.PROBABLY_METERED,
@@ -182,3 +182,14 @@ async def test_sessions_of_sqlalchemy_are_joined(pooled: str) -> None:
 
         assert 5 == orders == (await house.balance()).recorded
     await engine.dispose()
+
+
+async def test_what_a_pooler_refuses_is_not_blamed_on_the_url(pooled: str) -> None:
+    """
+    It has one code for all: a parameter, a database, too many clients, its own shutdown.
+    """
+    name = urlsplit(pooled).path[1:]
+    missing = pooled.replace(name, "nowhere")
+    with pytest.raises(LedgerError, match='PostgreSQL cannot be used: database "nowhere"'):
+        async with UsageLedger.open(missing):
+            pass

@@ -42,12 +42,13 @@ from marketplace_metering_async import (
 )
 from marketplace_metering_async.clock import SystemClock
 from marketplace_metering_async.events import WarningIssued
-from marketplace_metering_async.ledger.model import ENDED
+from marketplace_metering_async.ledger.model import ENDED, CustomerKey
 from marketplace_metering_async.ledger.stores import (
     postgresql_connections,
     postgresql_moving,
     sending,
 )
+from marketplace_metering_async.ledger.stores.database import Database
 from marketplace_metering_async.ledger.stores.postgresql_database import PostgresDatabase
 from marketplace_metering_async.sandbox import Sandbox
 
@@ -104,6 +105,24 @@ async def relayed(place: str, house: House, box: Sandbox) -> None:
         pacer = ledger.pacer(20)
         async with MarketplaceMeteringClient(**box.client_arguments, pacer=pacer) as client:
             await ledger.relay_once(client)
+
+
+@pytest.mark.parametrize(
+    ("ahead", "least", "most"), [("30 s", 29, 31), ("2 h", 0, 1), ("-2 h", 0, 1)]
+)
+async def test_a_servers_clock_that_was_ahead_reserves_no_hours(
+    place: str, ahead: str, least: float, most: float
+) -> None:
+    """
+    Such as of the server before a failover: relays would wait for turns by as much as it was wrong.
+    """
+    async with house_at(place) as house:
+        store = house.ledger._store
+        await store.reserve_calls(0.2)
+        await change(place, f"UPDATE quota SET next_at = next_at + interval '{ahead}'")
+        until = await store.reserve_calls(0.2)
+
+    assert least < until < most
 
 
 async def test_a_file_moves_in(either: str, tmp_path: Path) -> None:
@@ -645,3 +664,40 @@ async def test_functions_of_somebody_else_are_not_called(place: str) -> None:
 
     assert [True] == [one.repeated for one in repeated]
     assert 40 == status.metered == billed(house)
+
+
+async def test_what_a_restore_has_undone_is_missed_after_it(place: str) -> None:
+    """
+    Though a process has met the ledger while its own row was not there yet.
+    """
+    async with house_at(place) as house:
+        await house.use(1)
+        await house.use(2)
+        await change(place, "CREATE TABLE kept AS SELECT * FROM ledger")
+        await change(place, "DELETE FROM posting")
+        await change(place, "DELETE FROM ledger")
+        with pytest.raises(LedgerUnusableError, match="restore"):
+            await house.use(4)
+        await change(place, "INSERT INTO ledger SELECT * FROM kept")
+        await house.use(4)
+
+        assert any("is missing" in text for text in warnings_of(house))
+
+
+async def test_new_keys_leave_room_in_the_servers_table_of_locks(place: str) -> None:
+    """
+    All sessions of a server share it: who fills it makes the statements of strangers fail.
+    """
+    count = "SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid() AND locktype = 'advisory'"
+    accounts = [f"{n:012d}" for n in range(1_000)]
+
+    async def make(db: Database) -> int:
+        customers = [CustomerKey("product", account, "", "") for account in accounts]
+        await db.lock_new(customers, [f"product {account}" for account in accounts])
+        held: int = await db.fetchval(count)
+        return held
+
+    async with house_at(place) as house:
+        held = await connections_of(house.ledger).run(make)
+
+    assert 0 < held <= 100

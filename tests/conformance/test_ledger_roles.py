@@ -159,6 +159,19 @@ async def test_a_schema_has_the_name_that_the_url_gives(place: str) -> None:
             pass
 
 
+@pytest.mark.parametrize("name", ["user", "order", "table"])
+async def test_a_schema_may_be_called_as_a_word_of_sql(place: str, name: str) -> None:
+    """
+    Statements quote it.
+    """
+    async with house_at(f"{place}{'&' if '?' in place else '?'}schema={name}") as house:
+        await house.use(1)
+        await house.relay_after(hours=1)
+
+        assert 1 == (await house.ledger.status()).metered
+    await execute(place, f'DROP SCHEMA "{name}" CASCADE')
+
+
 @pytest.mark.parametrize("name", ["", "Usage", "1st", "a-b", "a b", "pg_usage", "z" * 64, '"'])
 def test_a_schema_that_would_have_to_be_quoted_is_refused(name: str) -> None:
     """

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.ledgers import ACCOUNT, NOON, House, change, execute, house_at, upgraded
+from support.ledgers import ACCOUNT, HOUR, NOON, House, change, execute, house_at, upgraded
 
 from marketplace_metering_async import LedgerUnusableError, UsageLedger
 from marketplace_metering_async.ledger.model import Usage, UsageKey
@@ -213,3 +213,34 @@ async def test_status_and_turns_scan_no_hours(tmp_path: Path) -> None:
     assert len(plans) > 10
     scans = {text: plan for text, plan in plans.items() if any("SCAN hour" == s for s in plan)}
     assert {} == scans
+
+
+async def test_a_ledger_that_has_lost_its_own_row_says_so(house: House) -> None:
+    """
+    As its tables are while a backup is restored: nothing is stored, and it goes on afterwards.
+    """
+    await house.use(1)
+    await house.use(2)
+    await change(house.url, "CREATE TABLE kept AS SELECT * FROM ledger")
+    await change(house.url, "DELETE FROM ledger")
+    usage: Any = {
+        "product_code": "product",
+        "customer_aws_account_id": ACCOUNT,
+        "dimension": "requests",
+        "quantity": 4,
+        "event_id": "e",
+    }
+    for call in (
+        house.ledger.add_usage(**usage),
+        house.ledger.add_many([usage]),
+        house.ledger.status(),
+        house.ledger.prune(NOON - 400 * 24 * HOUR),
+    ):
+        with pytest.raises(LedgerUnusableError, match="restore"):
+            await call
+    await change(house.url, "INSERT INTO ledger SELECT * FROM kept")
+    added = await house.ledger.add_usage(**usage)
+    await change(house.url, "DROP TABLE kept")
+
+    assert not added.repeated
+    assert 7 == (await house.balance()).recorded

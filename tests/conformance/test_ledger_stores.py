@@ -1006,8 +1006,9 @@ async def test_known_event_ids_are_named(house: House) -> None:
         await house.use(quantity, event_id=name, at=NOON)
 
     known = await house.ledger.known_events(["a", "b", "c", "d"])
+    with_others = await house.ledger.known_events(["a", "\0", "b", "\ud800", "c"])
 
-    assert {"a", "b", "c"} == known.keys()
+    assert {"a", "b", "c"} == known.keys() == with_others.keys()
     assert known["a"] == known["b"] != known["c"]
 
 

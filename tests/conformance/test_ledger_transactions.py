@@ -28,6 +28,7 @@ from support.ledgers import (
 from marketplace_metering_async import (
     EventConflictError,
     LedgerError,
+    LedgerOutcomeUnknownError,
     UsageLedger,
     UsageRefusedError,
 )
@@ -330,6 +331,7 @@ async def test_usage_that_the_database_cannot_hold_is_refused(postgres: str) -> 
 
         assert isinstance(results[1], UsageRefusedError)
         assert 2 == await recorded(house)
+        assert {"é", "ü"} == (await house.ledger.known_events(["é", "€", "ü"])).keys()
 
 
 async def test_the_servers_clock_decides(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -436,5 +438,77 @@ async def test_a_callers_old_snapshot_waits_shortly_for_a_move(
                 await home.use(2, connection=connection)
             moving.cancel()
             await asyncio.gather(moving, return_exceptions=True)
+    finally:
+        await connection.close()
+
+
+class _Shared(asyncpg.Connection):  # type: ignore[misc]  # asyncpg has no types here
+    """A connection on which the caller asks for something in between."""
+
+    after = ""
+
+    async def fetch(self, query: str, *values: Any, **settings: Any) -> Any:
+        rows = await super().fetch(query, *values, **settings)
+        if self.after and self.after in query:
+            self.after = ""
+            self.between = asyncio.create_task(self.execute("SELECT pg_sleep(0.2)"))
+            await asyncio.sleep(0)
+        return rows
+
+
+@pytest.mark.parametrize("within", ["marketplace_metering.arrival", "AS sees_all"])
+async def test_what_a_caller_asks_for_in_between_leaves_no_false_word(
+    home: House, place: str, within: str
+) -> None:
+    """
+    What is a part of the transaction already, and cannot be taken out of it, is not "not stored".
+    """
+    connection = await asyncpg.connect(place, connection_class=_Shared)
+    try:
+        async with connection.transaction():
+            connection.after = within
+            with pytest.raises(LedgerError, match="another operation is in progress") as refusal:
+                await home.use(5, event_id="e", connection=connection)
+            await connection.between
+    finally:
+        await connection.close()
+
+    is_unknown = isinstance(refusal.value, LedgerOutcomeUnknownError)
+    assert is_unknown or 0 == await recorded(home)
+    assert is_unknown or "nothing was stored" in str(refusal.value)
+
+
+async def test_a_transaction_takes_usage_of_many_calls_at_once(home: House, place: str) -> None:
+    """
+    One after another: on one connection the savepoint of one would undo another's.
+    """
+    connection = await asyncpg.connect(place)
+    try:
+        async with connection.transaction():
+            added = await asyncio.gather(
+                *(home.use(1, event_id=f"{n % 5}", connection=connection) for n in range(10))
+            )
+    finally:
+        await connection.close()
+
+    assert 5 == sum(not one.repeated for one in added)
+    assert 5 == await recorded(home)
+
+
+async def test_refusals_leave_nothing_in_the_callers_transaction(home: House, place: str) -> None:
+    """
+    A savepoint that stayed would be one more for each of them, which the server keeps track of.
+    """
+    await execute(place, "ALTER TABLE marketplace_metering.arrival ADD CHECK (quantity < 9000000)")
+    connection = await asyncpg.connect(place)
+    try:
+        async with connection.transaction():
+            with pytest.raises(UsageRefusedError, match="nothing was stored"):
+                await home.use(9, connection=connection)
+            with pytest.raises(asyncpg.InvalidSavepointSpecificationError):
+                await connection.execute("RELEASE SAVEPOINT marketplace_metering")
+            raise ZeroDivisionError  # noqa: TRY301 - the transaction is aborted
+    except ZeroDivisionError:
+        pass
     finally:
         await connection.close()

@@ -1,10 +1,12 @@
 """The connection under what a caller gives: asyncpg's own, or SQLAlchemy's over it."""
 
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
-from marketplace_metering_async.errors import LedgerError
-from marketplace_metering_async.ledger.stores.postgresql_errors import failed
+from marketplace_metering_async.errors import LedgerError, LedgerOutcomeUnknownError
+from marketplace_metering_async.ledger.stores.postgresql_errors import failed, text_of
 
 _NO_TRANSACTION = (
     "connection: begin a transaction on it first, of which usage is to be a part, such as "
@@ -54,3 +56,38 @@ async def _under_sqlalchemy(connection: Any, sqlalchemy: Any) -> Any:  # noqa: A
 def _require(in_transaction: object) -> None:
     if not in_transaction:
         raise LedgerError(_NO_TRANSACTION)
+
+
+@asynccontextmanager
+async def savepoint(connection: Any, asyncpg: Any) -> AsyncIterator[None]:  # noqa: ANN401
+    """
+    Take back what is done on *connection* within, and fails; its transaction goes on.
+
+    Raises:
+        LedgerOutcomeUnknownError: it cannot be taken back.
+    """
+    await connection.execute("SAVEPOINT marketplace_metering")
+    try:
+        yield
+        await connection.execute("RELEASE SAVEPOINT marketplace_metering")
+    except BaseException as error:
+        if not await _taken_back(connection, asyncpg) and isinstance(error, Exception):
+            raise LedgerOutcomeUnknownError(
+                "connection: roll back its transaction, and await each call before the next: "
+                "something else was asked on it meanwhile, and whether this was stored is unknown "
+                f"({text_of(error)})"
+            ) from error
+        raise
+
+
+async def _taken_back(connection: Any, asyncpg: Any) -> bool:  # noqa: ANN401
+    """Return whether nothing is left of what was done since the savepoint."""
+    try:
+        await connection.execute(
+            "ROLLBACK TO SAVEPOINT marketplace_metering; RELEASE SAVEPOINT marketplace_metering"
+        )
+    except (asyncpg.InterfaceError, asyncpg.InternalClientError):  # it has not left
+        return bool(connection.is_closed())
+    except (OSError, asyncpg.PostgresError):  # the whole transaction cannot be committed any more
+        pass
+    return True

@@ -11,7 +11,7 @@ from typing import Final
 
 from attrs import evolve
 
-from marketplace_metering_async.errors import MeteringError
+from marketplace_metering_async.errors import LedgerError, MeteringError
 from marketplace_metering_async.ledger.history import HistoryEntry, HistoryQuery, arrived_entry_of
 from marketplace_metering_async.ledger.hours import hour_of
 from marketplace_metering_async.ledger.model import HourState, Usage, key_of, name_of
@@ -36,7 +36,19 @@ from marketplace_metering_async.ledger.stores.words import FailPoint
 
 _LOCK: Final = "hashtextextended('marketplace_metering.event ' || event_id, 7305803390)"
 """Of an event id in this schema."""
-HOLD: Final = f"SELECT pg_advisory_xact_lock({_LOCK}) FROM (SELECT $1::text AS event_id) AS one"
+HOLD: Final = f"""
+    SELECT pg_advisory_xact_lock({_LOCK}),
+        set_config('metering.events_held', (1 + coalesce(
+            nullif(current_setting('metering.events_held', true), ''), '0')::bigint)::text, true
+            )::bigint AS held,
+        current_setting('max_locks_per_transaction')::bigint
+            * current_setting('max_connections')::bigint / 2 AS most
+    FROM (SELECT $1::text AS event_id) AS one
+"""
+"""
+Also counts, for the transaction alone, how many it has: all sessions of the server share one table
+of locks, and where that is full, the statements of strangers fail.
+"""
 HELD: Final = f"""
     SELECT event_id FROM pg_catalog.unnest($1::text[]) AS event_id WHERE {_LOCK} IN (
         SELECT (classid::bigint << 32) | objid::bigint FROM pg_locks
@@ -93,7 +105,13 @@ async def arrive(
 ) -> PostingResult:
     """Add usage in the transaction of a caller; return what is to become of it, as it looks now."""
     if usage.event_id is not None:
-        await db.fetch(HOLD, usage.event_id)
+        _, held, most = await db.fetchrow(HOLD, usage.event_id)
+        if held > most:
+            raise LedgerError(
+                f"commit, and begin another transaction: this one has {most} event ids, and with "
+                "them half of the server's locks (max_locks_per_transaction x max_connections); "
+                "nothing was stored"
+            )
     known = await known_events(db, [usage])
     whole = await whole_for(db, [usage])
     keys = {usage.key: await _seen_key(db, usage)}

@@ -7,12 +7,13 @@ another session of the server.
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from importlib.resources.abc import Traversable
 from random import randrange
 from typing import Any, Final, TypeVar
 from uuid import uuid4
+from weakref import WeakValueDictionary
 
 from attrs import evolve
 
@@ -24,13 +25,18 @@ from marketplace_metering_async.errors import (
     LedgerUnusableError,
 )
 from marketplace_metering_async.ledger.identity import COPY, require_here, require_known
-from marketplace_metering_async.ledger.stores.callers_connection import connection_under
+from marketplace_metering_async.ledger.stores.callers_connection import connection_under, savepoint
 from marketplace_metering_async.ledger.stores.database import Database, Row
 from marketplace_metering_async.ledger.stores.identifying import guard
 from marketplace_metering_async.ledger.stores.migrations import migrations_in, migrations_of
 from marketplace_metering_async.ledger.stores.postgresql_database import PostgresDatabase
 from marketplace_metering_async.ledger.stores.postgresql_errors import (
+    errors_of,
     failed,
+    first_of,
+    is_of_a_parameter,
+    is_otherwise,
+    is_passing,
     may_be_committed,
     text_of,
 )
@@ -40,6 +46,7 @@ from marketplace_metering_async.ledger.stores.postgresql_transactions import (
     BEGIN_ON,
     BEGIN_ONCE,
     CLOCK,
+    LANDED,
     LEDGER_ID,
     AtOnce,
     Connection,
@@ -77,10 +84,6 @@ _MAY_WRITE: Final = """
            AND NOT current_setting('transaction_read_only')::boolean
 """
 _MIN_COMPATIBLE: Final = "SELECT min_compatible FROM marketplace_metering.ledger"
-_LANDED: Final = """
-    SELECT posted_at, claims FROM marketplace_metering.posting, marketplace_metering.ledger
-    WHERE posting_id = $1
-"""
 
 
 async def _nothing(_db: object) -> None:
@@ -106,6 +109,7 @@ class PostgresConnections:
         self._process = 0
         self._pooled = False
         self._own_id = ""  # the ledger's, once somebody has asked for it
+        self._turns = WeakValueDictionary[int, asyncio.Lock]()  # of those who wait for theirs
         self._memory = Memory()
         self._noted_at = 0.0  # when it left its note, in seconds since 1970
         self._warn: Warn
@@ -139,11 +143,11 @@ class PostgresConnections:
                 reset=_nothing,
                 statement_cache_size=0 if self._pooled else _CACHED_STATEMENTS,
             )
-        except (asyncpg.UndefinedObjectError, asyncpg.ProtocolViolationError) as error:
-            raise LedgerError(
-                f"leave out of the ledger's URL what the server does not know: {error}"
-            ) from error
         except self._errors as error:
+            if is_of_a_parameter(error, asyncpg):
+                raise LedgerError(
+                    f"leave out of the ledger's URL what the server does not know: {error}"
+                ) from error
             place = place_of(self._url, self._schema)
             raise LedgerError(f"PostgreSQL cannot be used: {text_of(error)} ({place})") from error
         except ValueError:  # its text may show a part of the password
@@ -180,7 +184,6 @@ class PostgresConnections:
             LedgerOutcomeUnknownError: it failed at the commit, and nobody can be asked.
             LedgerError: the database cannot do it; nothing has happened then.
         """
-        wait = "" if patience is None else f"{patience}s"
         note = uuid4().hex if once else None
         done: list[T] = []  # what the latest try did that got as far as its commit
         seen: Any = None  # what it began with
@@ -202,26 +205,27 @@ class PostgresConnections:
                     if at_once is not None and is_lone:
                         done, committing = [await at_once.rest(db)], True
                         self._reach("transaction: at once")
-                        seen = await self._begin(db, note, memory, wait, at_once)
+                        seen = await self._begin(db, note, memory, patience, at_once)
                     else:
                         async with connection.transaction(isolation="read_committed"):
                             self._reach("transaction: begins")
-                            begun = await self._begin(db, note, memory, wait, at_once)
+                            begun = await self._begin(db, note, memory, patience, at_once)
                             if begun is not None:
                                 seen = begun
                                 in_doubt = in_doubt and may_land
-                                self._require_usable(begun, though_moved=though_moved)
+                                with self._kept_in_mind(memory, note, in_doubt=in_doubt):
+                                    self._require_usable(begun, though_moved=though_moved)
                                 missing = await self._guard_copy(db, memory, begun)
                                 done = [await (at_once.rest if at_once else operation)(db)]
                                 self._reach("transaction: commits")
                                 committing = True
-                            elif seen is None:
-                                seen = await db.fetchrow(_LANDED, note)
+                            else:
+                                seen = await db.fetchrow(LANDED, note)
             except self._errors as caught:
-                error = self._first(caught)
+                error = first_of(caught, self._asyncpg)
                 in_doubt = in_doubt or (committing and may_be_committed(error))
                 at_once, expected = None, at_once
-                if expected is not None and self._is_otherwise(error):
+                if expected is not None and is_otherwise(error, self._asyncpg):
                     continue
                 is_last = attempt == tries or SystemClock.monotonic() >= until
                 if is_last or not await self._passes(error):
@@ -233,11 +237,6 @@ class PostgresConnections:
             self._reach("transaction: committed")
             return done[0]
         raise AssertionError("the last attempt returned or raised")
-
-    def _is_otherwise(self, error: BaseException) -> bool:
-        """Whether a statement has divided by 0, or found a row, for not all was as expected."""
-        pg = self._asyncpg
-        return isinstance(error, (pg.DivisionByZeroError, pg.UniqueViolationError))
 
     def _taken_memory(self, *, once: bool) -> Memory:
         """
@@ -259,6 +258,15 @@ class PostgresConnections:
         if note is not None:
             kept = memory.or_with(note) if in_doubt else memory
             self._memory = evolve(kept, claims=self._memory.claims)
+
+    @contextmanager
+    def _kept_in_mind(self, memory: Memory, note: str | None, *, in_doubt: bool) -> Iterator[None]:
+        """Keep in mind what was to be looked for, where the ledger cannot be used."""
+        try:
+            yield
+        except LedgerUnusableError:
+            self._keep_in_mind(memory, note, in_doubt=in_doubt)
+            raise
 
     async def _guard_copy(self, db: Database, memory: Memory, begun: Row) -> Missing | None:
         """Guard the ledger if something is missing that makes it a copy; return what is missing."""
@@ -288,24 +296,21 @@ class PostgresConnections:
         """
         Run *operation* in the transaction that the caller has begun on what is *given*.
 
+        Those of calls at once take turns, since one's savepoint would undo another's.
+
         Raises:
+            LedgerOutcomeUnknownError: something else was asked on the connection meanwhile, and
+                what was stored in the transaction cannot be taken out of it.
             LedgerError: it is in none, no connection of asyncpg, or one to another ledger, or the
                 database refuses; nothing was stored, and the transaction is as it was before.
         """
         own = await self._ledger_id()
         pg = self._asyncpg
         try:
-            connection = await connection_under(given, pg)
-            await connection.execute("SAVEPOINT marketplace_metering")
-            try:
-                done = await self._done_on(connection, operation, own)
-            except BaseException:
-                with suppress(*self._errors):  # of a connection that is lost
-                    await connection.execute("ROLLBACK TO SAVEPOINT marketplace_metering")
-                raise
-            else:
-                await connection.execute("RELEASE SAVEPOINT marketplace_metering")
-                return done
+            async with self._turns.setdefault(id(given), asyncio.Lock()):
+                connection = await connection_under(given, pg)
+                async with savepoint(connection, pg):
+                    return await self._done_on(connection, operation, own)
         except (pg.UndefinedTableError, pg.InvalidSchemaNameError):
             raise LedgerError(_OTHER_LEDGER) from None
         except self._errors as error:
@@ -350,7 +355,7 @@ class PostgresConnections:
                     require_known(await db.fetchval(_MIN_COMPATIBLE), self._known)
                     return await operation(db)
             except self._errors as caught:
-                error = self._first(caught)
+                error = first_of(caught, self._asyncpg)
                 is_last = attempt == _TRIES or SystemClock.monotonic() >= until
                 if is_last or not await self._passes(error):
                     raise LedgerError(f"PostgreSQL: {text_of(error)}") from error
@@ -382,7 +387,7 @@ class PostgresConnections:
         db: Database,
         note: str | None,
         memory: Memory,
-        wait: str,
+        patience: float | None,
         at_once: AtOnce[Any] | None,
     ) -> Row | None:
         """
@@ -390,6 +395,7 @@ class PostgresConnections:
 
         Returns: what says whether the ledger may be changed; None: an earlier try did it all.
         """
+        wait = "" if patience is None else f"{patience}s"
         asked = self.clock.passed()
         if at_once is not None:
             own = (note, memory.notes, wait, self._known, memory.claims)
@@ -409,40 +415,13 @@ class PostgresConnections:
 
     async def _passes(self, error: BaseException) -> bool:
         """Whether another try may succeed; a session that cannot write is not used again."""
-        pg = self._asyncpg
-        if isinstance(error, pg.ReadOnlySQLTransactionError) and self._pool is not None:
+        if isinstance(error, self._asyncpg.ReadOnlySQLTransactionError) and self._pool is not None:
             await self._pool.expire_connections()
-        return isinstance(
-            error,
-            (
-                OSError,  # TimeoutError, names that do not resolve, and all of several addresses
-                pg.SerializationError,
-                pg.DeadlockDetectedError,
-                pg.PostgresConnectionError,
-                pg.CannotConnectNowError,
-                pg.AdminShutdownError,
-                pg.CrashShutdownError,
-                pg.TooManyConnectionsError,
-                pg.ReadOnlySQLTransactionError,  # a standby, which others have replaced
-                pg.UniqueViolationError,  # another one was first, whose row is seen the next time
-                pg.InternalClientError,  # a connection that was lost while a statement was prepared
-                pg.InvalidCachedStatementError,  # of before an upgrade; it is prepared anew
-            ),
-        )
-
-    def _first(self, error: BaseException) -> BaseException:
-        """Return what came first: a lost connection cannot be rolled back, which says nothing."""
-        while isinstance(error, self._asyncpg.InterfaceError) and isinstance(
-            error.__context__, self._errors
-        ):
-            error = error.__context__
-        return error
+        return is_passing(error, self._asyncpg)
 
     @property
     def _errors(self) -> tuple[type[BaseException], ...]:
-        """All that asyncpg and the network raise."""
-        pg = self._asyncpg
-        return (OSError, pg.PostgresError, pg.InterfaceError, pg.InternalClientError)
+        return errors_of(self._asyncpg)
 
     async def _prepare(self, connection: Connection) -> bool:
         """

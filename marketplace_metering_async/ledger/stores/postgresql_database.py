@@ -33,15 +33,20 @@ LOCKED_CUSTOMERS: Final = """
 """
 """Whoever closes one of them waits, and then sees the keys that are made now."""
 ONE_BY_ONE: Final = """
-    SELECT pg_advisory_xact_lock(hashtextextended(billed_as, 7305803390))
-    FROM pg_catalog.unnest($1::text[]) AS billed_as
+    SELECT pg_advisory_xact_lock(730580339, part) FROM (
+        SELECT DISTINCT (hashtextextended(billed_as, 0) & 63)::integer AS part
+        FROM pg_catalog.unnest($1::text[]) AS billed_as ORDER BY part) AS parts
 """
-"""Two who make keys of one customer by different schemes would not see each other's."""
+"""
+Two who make keys of one customer by different schemes would not see each other's. All sessions of
+the server share its table of locks, which has no room for one of each of many new keys.
+"""
 
 
 @lru_cache(maxsize=1_000)
 def _named(statement: str, schema: str) -> str:
-    return statement.replace(f"{USUAL}.", f"{schema}.")
+    """Return a statement on another schema: quoted, as it may be called as a word of SQL."""
+    return statement if schema == USUAL else statement.replace(f"{USUAL}.", f'"{schema}".')
 
 
 class PostgresDatabase(Database):

@@ -1,6 +1,6 @@
 """What an error of PostgreSQL, or of the way to it, says of a transaction."""
 
-from typing import Final
+from typing import Any, Final
 
 from marketplace_metering_async.errors import (
     LedgerError,
@@ -28,9 +28,59 @@ def text_of(error: BaseException) -> str:
     return f"{_OTHERS}: {text}" if _state_of(error) == _LOCK_NOT_AVAILABLE else text
 
 
+def errors_of(pg: Any) -> tuple[type[BaseException], ...]:  # noqa: ANN401 - asyncpg, an extra's
+    """Return all that asyncpg and the network raise."""
+    return (OSError, pg.PostgresError, pg.InterfaceError, pg.InternalClientError)
+
+
+def first_of(error: BaseException, pg: Any) -> BaseException:  # noqa: ANN401
+    """Return what came first: a lost connection cannot be rolled back, which says nothing."""
+    while isinstance(error, pg.InterfaceError) and isinstance(error.__context__, errors_of(pg)):
+        error = error.__context__
+    return error
+
+
+def is_passing(error: BaseException, pg: Any) -> bool:  # noqa: ANN401
+    """Whether another try may succeed."""
+    return isinstance(
+        error,
+        (
+            OSError,  # TimeoutError, names that do not resolve, and all of several addresses
+            pg.SerializationError,
+            pg.DeadlockDetectedError,
+            pg.PostgresConnectionError,
+            pg.CannotConnectNowError,
+            pg.AdminShutdownError,
+            pg.CrashShutdownError,
+            pg.TooManyConnectionsError,
+            pg.ReadOnlySQLTransactionError,  # a standby, which others have replaced
+            pg.UniqueViolationError,  # another one was first, whose row is seen the next time
+            pg.InternalClientError,  # a connection that was lost while a statement was prepared
+            pg.InvalidCachedStatementError,  # of before an upgrade; it is prepared anew
+        ),
+    )
+
+
+def is_otherwise(error: BaseException, pg: Any) -> bool:  # noqa: ANN401
+    """Whether a statement has divided by 0, or found a row, for not all was as expected."""
+    return isinstance(error, (pg.DivisionByZeroError, pg.UniqueViolationError))
+
+
+def is_of_a_parameter(error: BaseException, pg: Any) -> bool:  # noqa: ANN401
+    """Whether the server, or a pooler, does not know what a URL has sent it."""
+    if isinstance(error, pg.ProtocolViolationError):  # a pooler's for all that it refuses
+        return "startup parameter" in str(error)
+    return isinstance(error, pg.UndefinedObjectError)
+
+
 def _state_of(error: BaseException) -> str:
     """Return the SQLSTATE of an error; that of a lost connection where the server said nothing."""
     return getattr(error, "sqlstate", None) or "08000"
+
+
+def names_no_value(error: LedgerError) -> bool:
+    """Whether the database has no such values as it was asked for, so that none can be there."""
+    return error.__cause__ is not None and _state_of(error.__cause__)[:2] == "22"
 
 
 def was_kept_waiting(error: LedgerError) -> bool:

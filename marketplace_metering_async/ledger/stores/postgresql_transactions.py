@@ -45,6 +45,14 @@ BEGIN_ONCE: Final = f"""
         {_DURABLE}, {_ENDS_SOON}, {_PATIENT}
 """
 """Waits for an earlier try that is still on its way, and returns no row where it took place."""
+LANDED: Final = f"""
+    UPDATE marketplace_metering.posting SET posted_at = posted_at WHERE posting_id = $1
+    RETURNING posted_at, (SELECT claims FROM marketplace_metering.ledger) AS claims, {_DURABLE}
+"""
+"""
+What an earlier try left. That may be on this server's disk alone: a commit that is to wait for a
+standby is there before it waits. What is written now waits for all that was written before.
+"""
 BEGIN_ON: Final = f"""
     SELECT EXISTS (SELECT 1 FROM marketplace_metering.posting
                    WHERE posting_id IN (SELECT pg_catalog.unnest($1::text[]))) AS note_found,
@@ -62,17 +70,18 @@ AT_ONCE: Final = f"""
     SELECT {CLOCK}, {_DURABLE}, {_ENDS_SOON},
         {_PATIENT.replace("$1", "$3")},
         1 / CASE
-            WHEN moved_to IS NOT NULL OR min_compatible > $4 OR claims < $5 THEN 0
+            WHEN moved_to IS NOT NULL OR coalesce(min_compatible > $4 OR claims < $5, true) THEN 0
             WHEN pg_catalog.cardinality($2::text[]) > 0
                 AND NOT EXISTS (SELECT 1 FROM previous) THEN 0
             {{unless}}
             ELSE 1 END,
         (SELECT posted_at FROM note), true AS note_found, moved_to, min_compatible, claims
-    FROM marketplace_metering.ledger
+    FROM (SELECT) AS always LEFT JOIN marketplace_metering.ledger ON true
 """
 """
 A whole transaction or its beginning, with a note: it divides by 0, and has done nothing then,
-unless all is as whoever runs it expects. Its parts run in the order in which they are counted.
+unless all is as whoever runs it expects. Its parts run in the order in which they are counted; they
+would even if the ledger's own row was missing, and nothing was left to divide.
 """
 OWN_VALUES: Final = 5
 """How many of the values of such a statement are not its parts'."""

@@ -84,7 +84,7 @@ class SchemaUpgrade:
             await connection.execute(_FORGET)
             version = await self._version(connection)
             if not await connection.fetchval("SELECT to_regnamespace($1)", self.schema):
-                await connection.execute(f"CREATE SCHEMA {self.schema}")
+                await connection.execute(f'CREATE SCHEMA "{self.schema}"')
             db = PostgresDatabase(connection, self.schema)
             await migrate(db, self.migrations, version, self.reach)
 

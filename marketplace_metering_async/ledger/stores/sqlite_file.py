@@ -190,9 +190,10 @@ class SqliteFile:
         with _named(self._path):
             self._files.require_same()
             with self._transaction():
-                moved_to, min_compatible, claims, since = self._writer.execute(
+                own = self._writer.execute(
                     "SELECT moved_to, min_compatible, claims, event_ids_since FROM ledger"
                 ).fetchone()
+                moved_to, min_compatible, claims, since = own or (None, None, 0, 0)
                 if not though_moved:
                     require_here(moved_to)
                 require_known(min_compatible, self._known)
@@ -214,8 +215,8 @@ class SqliteFile:
         """
 
         def checked(db: Connection) -> T:
-            (min_compatible,) = db.execute("SELECT min_compatible FROM ledger").fetchone()
-            require_known(min_compatible, self._known)
+            own = db.execute("SELECT min_compatible FROM ledger").fetchone()
+            require_known(None if own is None else own["min_compatible"], self._known)
             return run(db, operation)
 
         return await self._in_thread(1, lambda: self._read(checked))
