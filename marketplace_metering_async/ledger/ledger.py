@@ -263,10 +263,11 @@ class UsageLedger(LedgerOperations):
             connection: An asyncpg connection of yours to the ledger's database, or SQLAlchemy's
                 AsyncConnection or AsyncSession over asyncpg, on which you have begun a transaction
                 or savepoint: usage commits or rolls back together with it. However long it is open,
-                nobody waits for it but whoever brings the same event id (for a minute at most).
-                Relays add it to its hour once it is committed, or carry it where its hour is sealed
-                by then; so what is returned is how it looks now, and `late` and `ended` may still
-                change.
+                nobody waits for it but whoever brings the same event id (for a minute at most). It
+                may bring as many event ids as half of the server's locks (3,200 by default), and
+                nothing else is to be asked on the connection meanwhile. Relays add it to its hour
+                once it is committed, or carry it where its hour is sealed by then; so what is
+                returned is how it looks now, and `late` and `ended` may still change.
 
         Raises:
             InvalidRecordError: what the service would refuse, or a fraction of a dimension that is
@@ -274,8 +275,9 @@ class UsageLedger(LedgerOperations):
             EventConflictError: the event id is known with other content; nothing was stored.
             EventTooOldError: it is older than all event ids that are known; nothing was stored.
             LateUsageError: the hour is sealed and the ledger refuses late usage.
-            LedgerOutcomeUnknownError: the database went away at the commit, and whether it was
-                stored is unknown; with an event id, call again.
+            LedgerOutcomeUnknownError: the database went away at the commit, or *connection* was
+                used meanwhile, and whether it was stored is unknown; with an event id, call again,
+                on *connection* after a rollback.
             UsageRefusedError: the database cannot hold this usage; nothing was stored.
             LedgerError: the database cannot be used, or *connection* is in no transaction, is
                 another kind of connection, or one to another database; nothing was stored.
