@@ -28,7 +28,7 @@ class MisuseError(Exception):
 
 
 class Exit(IntEnum):
-    """The exit codes of every command."""
+    """The exit codes of every command; README.md beside this has what each says of a ledger."""
 
     OK = 0
     """All metered."""
@@ -37,7 +37,7 @@ class Exit(IntEnum):
     USAGE = 2
     """Used wrongly; input that cannot be read, or results that cannot be written."""
     UNDELIVERED = 3
-    """Some are undelivered, or held back: send them again."""
+    """Some are undelivered, held back or open: send them again; of `ledger status`: at risk."""
     ACCOUNT = 4
     """The account or the configuration is at fault."""
     COPY = 5
@@ -98,6 +98,6 @@ def of_error(error: MeteringError) -> Exit:
 
 
 def most_severe(codes: Iterable[Exit]) -> Exit:
-    """Return the code that comes first where several hold: 4 before 3 before 1."""
+    """Return the code that comes first where several hold, such as 4 before 3 before 1."""
     held = set(codes)
     return next((code for code in _GRAVEST_FIRST if code in held), Exit.OK)

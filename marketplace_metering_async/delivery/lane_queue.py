@@ -1,4 +1,7 @@
-"""The records of one lane that wait: the oldest minute first, and first of all what was sent."""
+"""
+The records of one lane that wait, and the chunks that are cut of them: the oldest minute first, and
+first of all what was sent.
+"""
 
 import math
 from collections import deque
