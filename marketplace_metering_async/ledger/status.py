@@ -83,10 +83,10 @@ class LedgerStatus:
         first_loss_at: When that is.
         at_risk: Unsettled units that were due two hours ago, or whose window closes within the
             hour. Where a relay runs and all is well, there are none, at a month's end neither.
-        last_success_seconds: Since the service last took a record; None: never.
+        last_success_seconds: Since the service last took a record; None: never. One that is ahead
+            of the clock, which was set back since, counts as that old, and so does a relay's note.
         last_relay_seconds: Since a relay last noted that it works, which it does every minute
-            unless it is blocked; None: never. A note that is ahead of the clock, which was set back
-            since, counts as that old: it proves nothing of now.
+            unless it is blocked; None: never.
         last_usage_seconds: Since the latest usage in the ledger happened; None: there is none.
         claimed_until: When the last claim of a relay on a frozen record ends, were the relay dead;
             None where there is no claim.
@@ -166,7 +166,7 @@ def status_of(known: Figures, now: int) -> LedgerStatus:
         seconds_to_first_loss=None if deadline is None else deadline - now,
         first_loss_at=_when(deadline),
         at_risk=of_millionths(known.at_risk),
-        last_success_seconds=_seconds(now, known.ledger.last_success_at, 0),
+        last_success_seconds=_distance(now, known.ledger.last_success_at),
         last_relay_seconds=_distance(now, known.ledger.last_relay_at),
         last_usage_seconds=_seconds(now, max((one.latest for one in recorded), default=None), 0),
         claimed_until=_when(known.claimed_until),

@@ -48,8 +48,10 @@ UNCLAIMED: Final = both(
     SELECT hour.hour_id, hour.stamp, hour.quantity, hour.member, hour.region_name, hour.digest,
            hour.fence, hour.attempts, hour.crashes, hour.in_doubt <> 0 AS in_doubt,
            hour.lease_until IS NOT NULL AS lapsed, hour.urgent <> 0 AS urgent, usage_key.name,
-           usage_key.license_product, COALESCE($6 - 2 * CAST($4 AS double precision) <=
-               (SELECT last_success_at FROM marketplace_metering.ledger), false) AS others_sent,
+           usage_key.license_product, COALESCE(
+               (SELECT last_success_at FROM marketplace_metering.ledger)
+               BETWEEN $6 - 2 * CAST($4 AS double precision)
+                   AND $6 + 2 * CAST($4 AS double precision), false) AS others_sent,
            (SELECT host FROM marketplace_metering.ledger) AS host
     FROM marketplace_metering.hour
     JOIN marketplace_metering.usage_key ON usage_key.key_id = hour.key_id
