@@ -39,6 +39,13 @@ def _in_url(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
+def _line_to_paste(name: str, value: str) -> str:
+    if os.name == "nt":
+        doubled = value.replace("'", "''")
+        return f"$env:{name} = '{doubled}'"
+    return f"export {name}={shlex.quote(value)}"
+
+
 def _has_port(name: str) -> bool:
     return ":" in name.rpartition("]")[2]
 
@@ -191,9 +198,8 @@ class Sandbox(World):
         return environment
 
     def instructions(self) -> str:
-        """Return what to set for clients that read the environment, as lines for a shell."""
-        lines = (f"export {name}={shlex.quote(v)}\n" for name, v in self.environment.items())
-        return "".join(lines)
+        """Return what to set for clients that read the environment: lines for PowerShell or sh."""
+        return "".join(f"{_line_to_paste(*pair)}\n" for pair in self.environment.items())
 
     async def __aenter__(self) -> Self:
         """

@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import json
 import logging
+import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from aiohttp import web
 from support.raw import exchange, status_of
 
-from marketplace_metering_async.sandbox import Rules, Sandbox
+from marketplace_metering_async.sandbox import AccessKey, Rules, Sandbox
 from marketplace_metering_async.sandbox import sandbox as server
 from marketplace_metering_async.sandbox.guard import Forbidden, Guard, is_loopback
 from marketplace_metering_async.sandbox.http.connection_limit import _BETWEEN_LOOKS, ConnectionLimit
@@ -649,3 +650,15 @@ class _Wire(asyncio.Transport):
 
     def resume_reading(self) -> None:
         self.paused = False
+
+
+def test_lines_to_paste_are_for_powershell_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`export` is no command there; a quote in a secret is doubled."""
+    sandbox = Sandbox(access_keys={"AKID": AccessKey("it's $ecret")})
+    on_unix = sandbox.instructions().splitlines()
+    with monkeypatch.context() as windows:
+        windows.setattr(os, "name", "nt")
+        on_windows = sandbox.instructions().splitlines()
+    assert """export AWS_SECRET_ACCESS_KEY='it'"'"'s $ecret'""" in on_unix
+    assert "$env:AWS_SECRET_ACCESS_KEY = 'it''s $ecret'" in on_windows
+    assert "$env:AWS_REGION = 'us-east-1'" in on_windows
