@@ -1,4 +1,4 @@
-"""Members that the service's model does not have: refused at every level, or ignored."""
+"""Members that the service's model does not have, or has of another type, at every level."""
 
 import json
 from collections.abc import Callable
@@ -118,6 +118,48 @@ def test_a_member_that_the_model_does_not_have_refuses_the_request(
     assert f"{path}quantityAsFraction: " in caught.value.message
     assert "QuantityAsFraction" in caught.value.remedy
     assert ([], set()) == (book.records, book.workloads.registered)
+
+
+def wrong_values(shape: Any) -> list[Any]:
+    """Return a value of each type of JSON that *shape* is not."""
+    values: dict[str, Any] = {
+        "structure": {"Key": "a"},
+        "list": [1],
+        "string": "a",
+        "boolean": True,
+        "float": 1.5,
+    }
+    if shape.type_name in {"integer", "timestamp"}:
+        values["float"] = "1.5"
+    values.pop(shape.type_name, None)
+    return list(values.values())
+
+
+@levels
+def test_a_member_of_another_type_refuses_the_request(
+    operation: str, request_: Request, structure: Callable[[Request], Request], path: str
+) -> None:
+    """
+    Whichever member it is, at every level, as the model has it; nothing is applied.
+    """
+    shape: Any = MODEL.operation_model(operation).input_shape
+    for step in path.replace("member.", "").split("."):
+        if step.isdigit():
+            shape = shape.member
+        elif step:
+            shape = shape.members[step[0].upper() + step[1:]]
+    for name, member in shape.members.items():
+        for value in wrong_values(member):
+            book = Book()
+            request = asked(book, operation, request_)
+            structure(request)[name] = value
+
+            with pytest.raises(Refusal) as caught:
+                answered(book, operation, request)
+
+            assert "SerializationException" == caught.value.code, (name, value)
+            assert f"{path}{name[0].lower()}{name[1:]}" in caught.value.message, (name, value)
+            assert ([], set()) == (book.records, book.workloads.registered)
 
 
 @levels
