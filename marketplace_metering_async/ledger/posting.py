@@ -51,22 +51,31 @@ class Wanted(NamedTuple):
     Attributes:
         license_product: Of a license that is new, with whom its records may share a request.
         first: The earliest hour that it looks at.
+        lost: Hours before that, of usage that they cannot take any more: all that matters of them
+            is whether another scheme has them.
     """
 
     license_product: str
     first: int
+    lost: frozenset[int] = frozenset()
 
 
-def wanted_by(group: Iterable[Usage]) -> dict[UsageKey, Wanted]:
-    """Return what *group* asks for, of each key for itself: one late event reads one key's past."""
-    wanted: dict[UsageKey, Wanted] = {}
+def wanted_by(group: Iterable[Usage], now: int) -> dict[UsageKey, Wanted]:
+    """
+    Return what *group* asks for, of each key for itself: one late event reads one key's past.
+
+    Nothing is read of hours whose windows are closed, however much of its past a group brings.
+    """
+    first = hour_of(latest_lost_at(now))
+    asked: dict[UsageKey, tuple[str, set[int]]] = {}
     for usage in group:
-        first, before = hour_of(usage.at), wanted.get(usage.key)
-        if before is None:
-            wanted[usage.key] = Wanted(usage.license_product, first)
-        elif first < before.first:
-            wanted[usage.key] = before._replace(first=first)
-    return wanted
+        if usage.key not in asked:
+            asked[usage.key] = (usage.license_product, set())
+        asked[usage.key][1].add(hour_of(usage.at))
+    return {
+        key: Wanted(product, max(min(hours), first), frozenset(h for h in hours if h < first))
+        for key, (product, hours) in asked.items()
+    }
 
 
 def first_hours(
@@ -79,6 +88,21 @@ def first_hours(
             first = firsts[key.key_id]
             firsts[rival.key_id] = min(first, firsts.get(rival.key_id, first))
     return firsts
+
+
+def lost_hours(
+    keys: Mapping[UsageKey, KeyState], wanted: Mapping[UsageKey, Wanted]
+) -> list[tuple[int, int]]:
+    """Return key_id and start of each lost hour to load: of keys with rivals, and of these."""
+    return sorted(
+        {
+            (one.key_id, hour)
+            for key, asked in wanted.items()
+            for one in (keys[key], *keys[key].rivals)
+            if keys[key].rivals
+            for hour in asked.lost
+        }
+    )
 
 
 def new_key(name: str, key: UsageKey, license_product: str) -> tuple[int | str | None, ...]:
