@@ -216,14 +216,15 @@ class LedgerOperations(ABC):
         """
         Remove hours that were metered, written off or reopened before *before*, but for their sums.
 
-        What has ended otherwise stays for as long as nobody has said what becomes of it.
+        So it does with usage that no hour carried, and that was written off by then. What has ended
+        otherwise stays for as long as nobody has said what becomes of it.
 
         Event ids of that age are forgotten, too, but none before it is 32 days old, as long as
         usage may be late; from then on, an event older than they are is refused.
 
         It goes on in small transactions, so that nobody waits; cancelled, it has removed a part.
 
-        Returns: how many hours.
+        Returns: how many hours, those of usage that no hour carried among them.
 
         Raises:
             ValueError: *before* is naive, or less than three days ago: sealed hours must be known
