@@ -10,7 +10,7 @@ A store loads what a group of usage touches into a Posting, posts, and writes do
 in one transaction.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
 from secrets import randbits
@@ -114,15 +114,15 @@ def new_key(name: str, key: UsageKey, license_product: str) -> tuple[int | str |
     return (randbits(63), name, *key, license_product, key.billed_as(license_product))
 
 
-def introduce_rivals(keys: Collection[KeyState]) -> None:
+def introduce_rivals(keys: Iterable[KeyState]) -> None:
     """Let *keys* of different schemes that are billed twice know of each other."""
+    of_scheme: dict[tuple[str, bool], list[KeyState]] = {}
     for key in keys:
         if key.billed_as is not None:
-            key.rivals = [
-                other
-                for other in keys
-                if other.billed_as == key.billed_as and other.has_license is not key.has_license
-            ]
+            of_scheme.setdefault((key.billed_as, key.has_license), []).append(key)
+    for (billed_as, has_license), some in of_scheme.items():
+        for key in some:
+            key.rivals = of_scheme.get((billed_as, not has_license), [])
 
 
 @frozen
