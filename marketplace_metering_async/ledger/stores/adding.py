@@ -185,7 +185,7 @@ async def post(
 ) -> list[PostingResult]:
     """Add a group of usage, blindly where *hours* are remembered; see Store."""
     whole = await whole_for(db, group)
-    since = await db.event_ids_since()
+    since = await db.fetchval("SELECT event_ids_since FROM marketplace_metering.ledger")
     plan = hours.plan(group, now, rules, whole=whole, since=since)
     if there := await db.name_events(plan.events(), plan.now):
         plan.known((await events_named(db, there)).digests)

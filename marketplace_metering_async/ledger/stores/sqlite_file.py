@@ -160,10 +160,9 @@ class SqliteFile:
         *,
         once: bool = True,  # noqa: ARG002 - as all are
         though_moved: bool = False,
-        row_by_row: bool = False,
     ) -> T:
         """
-        Run *operation* in one durable transaction, maybe *row_by_row*; see `sqlite_plain.grow`.
+        Run *operation* in one durable transaction.
 
         Raises:
             LedgerUnusableError: the ledger has moved, and this is not to be done *though_moved*; or
@@ -177,23 +176,21 @@ class SqliteFile:
                 "nothing was stored"
             )
         result, missing = await self._in_thread(
-            0, lambda: self._run(operation, though_moved=though_moved, row_by_row=row_by_row)
+            0, lambda: self._run(operation, though_moved=though_moved)
         )
         if missing is not None:
             self._warn(f"{COPY}; {missing.text}")
         return result
 
-    def _run(
-        self, operation: Verb[T], *, though_moved: bool, row_by_row: bool
-    ) -> tuple[T, Missing | None]:
+    def _run(self, operation: Verb[T], *, though_moved: bool) -> tuple[T, Missing | None]:
         """Return also what is missing, which makes a copy of the file."""
         with _named(self._path):
             self._files.require_same()
             with self._transaction():
                 own = self._writer.execute(
-                    "SELECT moved_to, min_compatible, claims, event_ids_since FROM ledger"
+                    "SELECT moved_to, min_compatible, claims FROM ledger"
                 ).fetchone()
-                moved_to, min_compatible, claims, since = own or (None, None, 0, 0)
+                moved_to, min_compatible, claims = own or (None, None, 0)
                 if not though_moved:
                     require_here(moved_to)
                 require_known(min_compatible, self._known)
@@ -201,7 +198,7 @@ class SqliteFile:
                 if missing is not None:
                     now = int(SystemClock().now().timestamp())
                     run(self._writer, lambda db: guard(db, now))
-                result = run(self._writer, operation, row_by_row=row_by_row, event_ids_since=since)
+                result = run(self._writer, operation)
             self._memory = Memory(claims=claims)
             return result, missing
 
