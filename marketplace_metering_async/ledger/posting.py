@@ -67,15 +67,20 @@ def wanted_by(group: Iterable[Usage], now: int) -> dict[UsageKey, Wanted]:
     Nothing is read of hours whose windows are closed, however much of its past a group brings.
     """
     first = hour_of(latest_lost_at(now))
-    asked: dict[UsageKey, tuple[str, set[int]]] = {}
+    wanted: dict[UsageKey, Wanted] = {}
+    lost: dict[UsageKey, set[int]] = {}
     for usage in group:
-        if usage.key not in asked:
-            asked[usage.key] = (usage.license_product, set())
-        asked[usage.key][1].add(hour_of(usage.at))
-    return {
-        key: Wanted(product, max(min(hours), first), frozenset(h for h in hours if h < first))
-        for key, (product, hours) in asked.items()
-    }
+        hour, before = hour_of(usage.at), wanted.get(usage.key)
+        if hour < first:
+            lost.setdefault(usage.key, set()).add(hour)
+            hour = first
+        if before is None:
+            wanted[usage.key] = Wanted(usage.license_product, hour)
+        elif hour < before.first:
+            wanted[usage.key] = before._replace(first=hour)
+    for key, hours in lost.items():
+        wanted[key] = wanted[key]._replace(lost=frozenset(hours))
+    return wanted
 
 
 def first_hours(

@@ -299,8 +299,9 @@ async def test_what_is_too_old_to_be_sent_reads_nothing_of_its_customers_past(
 
     monkeypatch.setattr(adding, "OpenHour", read_hour)
     second = LICENSE if has_license else None
-    had = await house.use(2, at=NOON - 9 * HOUR, license_arn=second)
-    had_not = await house.use(2, at=NOON - hours * HOUR, license_arn=second)
+    had, had_not = await asyncio.gather(
+        *(house.use(2, at=NOON - ago * HOUR, license_arn=second) for ago in (9, hours))
+    )
 
     assert (HourState.OTHER_SCHEME if has_license else HourState.MONTH_OVER) is had.ended
     assert HourState.MONTH_OVER is had_not.ended
