@@ -121,11 +121,11 @@ OLD_STRANDED: Final = both(
     WHERE origin < $1 AND state IN ('metered', 'written_off') AND NOT EXISTS (
         SELECT 1 FROM marketplace_metering.resolution
         WHERE resolution.stranded_id = stranded.stranded_id AND resolution.at >= $1)
-    ORDER BY origin, stranded_id LIMIT $2 {lock}
+    ORDER BY state LIMIT $2 {lock}
     """,
     lock="FOR UPDATE OF stranded",
 )
-"""By the hour in which it happened, from which on nobody can have decided it."""
+"""In the order of an index, which has the first ones of a state first: few are looked at."""
 FORGET: Final = Dialects(
     sqlite="""
     DELETE FROM event WHERE added_at < $1 AND number IN (
