@@ -98,8 +98,8 @@ LOST_HOURS: Final = Dialects(
     postgresql="""
     SELECT key_id, hour, state = 'open', quantity, events, stamp, opened_at, seal_at, urgent <> 0,
            hour_id
-    FROM pg_catalog.json_array_elements($1::json) AS lost
-    JOIN marketplace_metering.hour ON key_id = (lost ->> 0)::bigint AND hour = (lost ->> 1)::bigint
+    FROM pg_catalog.json_array_elements($1::json) AS lost (pair)
+    JOIN marketplace_metering.hour ON key_id = (pair ->> 0)::bigint AND hour = (pair ->> 1)::bigint
     """,
 )
 GROWN_HOURS: Final = Dialects(
