@@ -44,7 +44,10 @@ from marketplace_metering_async.rules import require_number
 
 _PAGE: Final = 200
 _MANY: Final = 10_000
-"""Pieces of usage for one commit: a tenth of a second, in which the file is nobody else's."""
+"""
+Pieces of usage for one commit: a tenth of a second, in which the file is nobody else's, or a second
+where each is the first of its customer's hour.
+"""
 
 
 class UsageLedger(LedgerOperations):

@@ -51,9 +51,9 @@ class LedgerOperations(ABC):
         """
         Send ended records again, unchanged, where the service still takes them.
 
-        Usage that no hour could carry (MONTH_OVER, SUBSCRIPTION_OVER) goes to the hour that runs
-        now, but only where you name its state: that is your decision, since it moves a charge to
-        another month or agreement.
+        Usage that no hour could carry (MONTH_OVER, SUBSCRIPTION_OVER, and what was resolved of it)
+        goes to the hour that runs now, but only where you name its state: that is your decision,
+        since it moves a charge to another month or agreement.
 
         Args:
             states: Which: end states, or FROZEN, whose records wait no longer. By default all but
@@ -75,13 +75,12 @@ class LedgerOperations(ABC):
             raise ValueError(f"states: expected end states or frozen, got {wrong[0]}")
         if HourState.UNCONFIRMED in states:
             raise ValueError("resolve what is unconfirmed first: it may be metered already")
-        if not states:
-            states = (HourState.FROZEN, *(state for state in ENDED if state not in DECIDED))
-        hours, stranded = await self._store.rearmable(states, self._now())
+        asked = states or (HourState.FROZEN, *(one for one in ENDED if one not in DECIDED))
+        hours, stranded = await self._store.rearmable(asked, self._now())
         count = 0
         for some in _parts(hours):
-            count += await self._store.rearm(some, states, self._now())
-        for some in _parts(stranded):
+            count += await self._store.rearm(some, asked, self._now())
+        for some in _parts(stranded if states else ()):
             count += await self._store.carry(some, states, self._now(), self._rules)
         return count
 
@@ -216,14 +215,15 @@ class LedgerOperations(ABC):
         """
         Remove hours that were metered, written off or reopened before *before*, but for their sums.
 
-        What has ended otherwise stays for as long as nobody has said what becomes of it.
+        So it does with usage that no hour carried, and that was written off by then. What has ended
+        otherwise stays for as long as nobody has said what becomes of it.
 
         Event ids of that age are forgotten, too, but none before it is 32 days old, as long as
         usage may be late; from then on, an event older than they are is refused.
 
         It goes on in small transactions, so that nobody waits; cancelled, it has removed a part.
 
-        Returns: how many hours.
+        Returns: how many hours, those of usage that no hour carried among them.
 
         Raises:
             ValueError: *before* is naive, or less than three days ago: sealed hours must be known

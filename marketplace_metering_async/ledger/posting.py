@@ -10,7 +10,7 @@ A store loads what a group of usage touches into a Posting, posts, and writes do
 in one transaction.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
 from secrets import randbits
@@ -51,21 +51,35 @@ class Wanted(NamedTuple):
     Attributes:
         license_product: Of a license that is new, with whom its records may share a request.
         first: The earliest hour that it looks at.
+        lost: Hours before that, of usage that they cannot take any more: all that matters of them
+            is whether another scheme has them.
     """
 
     license_product: str
     first: int
+    lost: frozenset[int] = frozenset()
 
 
-def wanted_by(group: Iterable[Usage]) -> dict[UsageKey, Wanted]:
-    """Return what *group* asks for, of each key for itself: one late event reads one key's past."""
+def wanted_by(group: Iterable[Usage], now: int) -> dict[UsageKey, Wanted]:
+    """
+    Return what *group* asks for, of each key for itself: one late event reads one key's past.
+
+    Nothing is read of hours whose windows are closed, however much of its past a group brings.
+    """
+    first = hour_of(latest_lost_at(now))
     wanted: dict[UsageKey, Wanted] = {}
+    lost: dict[UsageKey, set[int]] = {}
     for usage in group:
-        first, before = hour_of(usage.at), wanted.get(usage.key)
+        hour, before = hour_of(usage.at), wanted.get(usage.key)
+        if hour < first:
+            lost.setdefault(usage.key, set()).add(hour)
+            hour = first
         if before is None:
-            wanted[usage.key] = Wanted(usage.license_product, first)
-        elif first < before.first:
-            wanted[usage.key] = before._replace(first=first)
+            wanted[usage.key] = Wanted(usage.license_product, hour)
+        elif hour < before.first:
+            wanted[usage.key] = before._replace(first=hour)
+    for key, hours in lost.items():
+        wanted[key] = wanted[key]._replace(lost=frozenset(hours))
     return wanted
 
 
@@ -81,6 +95,21 @@ def first_hours(
     return firsts
 
 
+def lost_hours(
+    keys: Mapping[UsageKey, KeyState], wanted: Mapping[UsageKey, Wanted]
+) -> list[tuple[int, int]]:
+    """Return key_id and start of each lost hour to load: of keys with rivals, and of these."""
+    return sorted(
+        {
+            (one.key_id, hour)
+            for key, asked in wanted.items()
+            for one in (keys[key], *keys[key].rivals)
+            if keys[key].rivals
+            for hour in asked.lost
+        }
+    )
+
+
 def new_key(name: str, key: UsageKey, license_product: str) -> tuple[int | str | None, ...]:
     """
     Return the row of a key: key_id, name, its five parts, license_product, billed_as.
@@ -90,15 +119,15 @@ def new_key(name: str, key: UsageKey, license_product: str) -> tuple[int | str |
     return (randbits(63), name, *key, license_product, key.billed_as(license_product))
 
 
-def introduce_rivals(keys: Collection[KeyState]) -> None:
+def introduce_rivals(keys: Iterable[KeyState]) -> None:
     """Let *keys* of different schemes that are billed twice know of each other."""
+    of_scheme: dict[tuple[str, bool], list[KeyState]] = {}
     for key in keys:
         if key.billed_as is not None:
-            key.rivals = [
-                other
-                for other in keys
-                if other.billed_as == key.billed_as and other.has_license is not key.has_license
-            ]
+            of_scheme.setdefault((key.billed_as, key.has_license), []).append(key)
+    for (billed_as, has_license), some in of_scheme.items():
+        for key in some:
+            key.rivals = of_scheme.get((billed_as, not has_license), [])
 
 
 @frozen

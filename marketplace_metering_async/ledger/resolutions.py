@@ -16,6 +16,7 @@ from marketplace_metering_async.ledger.model import (
 )
 from marketplace_metering_async.limits import is_of_service
 from marketplace_metering_async.quantities import Quantity
+from marketplace_metering_async.rules import text
 
 ResolvedAs = Literal["metered", "not_metered", "written_off"]
 Taken = Literal["billed", "send", "written_off"]
@@ -138,12 +139,12 @@ def require_note(note: str) -> str:
     Return *note* as it is kept.
 
     Raises:
-        ValueError: it says nothing, or too much.
+        ValueError: it says nothing, too much, or what no database keeps.
     """
-    text = note.strip()
-    if not 1 <= len(text) <= _MOST_NOTE or "\0" in text:
+    kept = note.strip()
+    if "\0" in kept or text("note", kept, longest=_MOST_NOTE):
         raise ValueError(f"note: expected 1 to {_MOST_NOTE} characters, say why")
-    return text
+    return kept
 
 
 def require_all(asked: Sequence[int], found: Sequence[int], name: str) -> None:

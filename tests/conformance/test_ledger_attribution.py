@@ -10,6 +10,8 @@ from support.ledgers import ACCOUNT, HOUR, NOON, House, house_at
 from marketplace_metering_async import EventTooOldError, HourState, InvalidRecordError
 from marketplace_metering_async.events import UsageEndedUnmetered, WarningIssued
 from marketplace_metering_async.ledger import operations
+from marketplace_metering_async.ledger.open_hours import OpenHour
+from marketplace_metering_async.ledger.stores import adding
 from marketplace_metering_async.sandbox import FaultKind, Product, Refusal
 
 THIS_HOUR = NOON.replace(minute=0)
@@ -273,6 +275,38 @@ async def test_a_scheme_that_is_new_beside_the_other_one_comes_second(house: Hou
     more, new = await asyncio.gather(house.use(2), house.use(4, license_arn=LICENSE))
 
     assert (NOON.replace(minute=0), HourState.OTHER_SCHEME) == (more.hour, new.ended)
+
+
+@pytest.mark.parametrize("has_license", [False, True])
+async def test_what_is_too_old_to_be_sent_reads_nothing_of_its_customers_past(
+    house: House, monkeypatch: pytest.MonkeyPatch, *, has_license: bool
+) -> None:
+    """
+    A queue that brings the usage of months ago reads no month of hours of each customer; which
+    hours the other scheme had is known all the same. ledger M5
+    """
+    hours = 40
+    for ago in range(hours):
+        await house.use(1, at=NOON - ago * HOUR)
+    if has_license:
+        await house.use(1, license_arn=LICENSE, at=NOON + timedelta(minutes=1))
+    house.clock.step(days=60)
+    read: list[OpenHour] = []
+
+    def read_hour(*row: Any) -> OpenHour:
+        read.append(OpenHour(*row))
+        return read[-1]
+
+    monkeypatch.setattr(adding, "OpenHour", read_hour)
+    second = LICENSE if has_license else None
+    had, had_not = await asyncio.gather(
+        *(house.use(2, at=NOON - ago * HOUR, license_arn=second) for ago in (9, hours))
+    )
+
+    assert (HourState.OTHER_SCHEME if has_license else HourState.MONTH_OVER) is had.ended
+    assert HourState.MONTH_OVER is had_not.ended
+    assert len(read) <= has_license
+    await house.balance()
 
 
 async def test_what_cannot_be_the_same_is_billed(house: House) -> None:

@@ -442,3 +442,22 @@ async def test_what_is_held_has_a_way_out(url: str, as_: ResolvedAs, paid: int) 
     assert paid == billed(copy)
     assert 108 == status.recorded
     assert {"metered": 108, "not_metered": 108, "written_off": 5}[as_] == status.metered
+
+
+async def test_what_no_hour_carries_is_moved_by_its_state_alone(url: str) -> None:
+    """
+    Whoever sends again what can be sent moves no charge to another hour, or month. ledger C1
+    """
+    async with house_at(url) as house:
+        await first_five(house)
+        await change(url, "UPDATE ledger SET mark = 'elsewhere' RETURNING 1")
+    copy = again(house, url)
+    async with copy.ledger:
+        await copy.ledger.adopt_copy()
+        await late_hundred(copy)
+        held = [e async for e in copy.ledger.history() if e.state == HourState.UNCONFIRMED]
+        await copy.ledger.resolve(held, "not_metered", note="seen in CloudTrail")
+
+        assert 0 == await copy.ledger.retry()
+        assert {HourState.NOT_METERED: 100} == (await copy.balance()).ended
+        assert 1 == await copy.ledger.retry(HourState.NOT_METERED)

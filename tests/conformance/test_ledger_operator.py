@@ -340,6 +340,30 @@ async def test_what_was_resolved_is_pruned(house: House) -> None:
     assert 3 == (await house.balance()).metered
 
 
+async def test_usage_that_no_hour_carried_is_pruned_once_it_is_decided(house: House) -> None:
+    """
+    With what was said of it; not before, and not while that is young. A customer who has left, and
+    whose agent goes on, brings a row for each hour. Covers: D19
+    """
+    await house.ledger.close_customer(product_code="product", customer_aws_account_id=ACCOUNT)
+    for hours in range(4):
+        await house.use(2**hours, at=NOON + hours * HOUR + timedelta(seconds=1))
+        house.clock.step(hours=1)
+    undecided, young, *old = await names(house)
+    await house.ledger.resolve(old, "written_off", note="a gift")
+    house.clock.step(days=9)
+    before = house.clock.now()
+    await house.ledger.resolve([young], "written_off", note="a gift")
+    house.clock.step(days=4)
+
+    assert 2 == await house.ledger.prune(before)
+    assert 0 == await house.ledger.prune(before)
+    assert {undecided, young} == {entry.name async for entry in house.ledger.history()}
+    assert 1 == len(await change(house.url, "SELECT note FROM resolution"))
+    status = await house.balance()
+    assert {HourState.SUBSCRIPTION_OVER: 1, HourState.WRITTEN_OFF: 14} == status.ended
+
+
 ELSEWHERE = "http://localhost:1"
 
 

@@ -1,5 +1,6 @@
 """The way into a ledger: usage to hours, blindly where that is plain, or under locks."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -21,6 +22,7 @@ from marketplace_metering_async.ledger.posting import (
     Wanted,
     first_hours,
     introduce_rivals,
+    lost_hours,
     new_key,
     wanted_by,
 )
@@ -84,6 +86,20 @@ HOURS: Final = Dialects(
     FROM unnest($1::bigint[], $2::bigint[]) AS wanted (key_id, first)
     JOIN marketplace_metering.hour USING (key_id) WHERE hour.hour >= wanted.first
     ORDER BY key_id, hour FOR UPDATE OF hour
+    """,
+)
+LOST_HOURS: Final = Dialects(
+    sqlite="""
+    SELECT key_id, hour, state = 'open', quantity, events, stamp, opened_at, seal_at, urgent <> 0,
+           hour_id
+    FROM json_each($1) AS lost JOIN hour ON key_id = json_extract(lost.value, '$[0]')
+        AND hour = json_extract(lost.value, '$[1]')
+    """,
+    postgresql="""
+    SELECT key_id, hour, state = 'open', quantity, events, stamp, opened_at, seal_at, urgent <> 0,
+           hour_id
+    FROM pg_catalog.json_array_elements($1::json) AS lost (pair)
+    JOIN marketplace_metering.hour ON key_id = (pair ->> 0)::bigint AND hour = (pair ->> 1)::bigint
     """,
 )
 GROWN_HOURS: Final = Dialects(
@@ -169,7 +185,7 @@ async def post(
 ) -> list[PostingResult]:
     """Add a group of usage, blindly where *hours* are remembered; see Store."""
     whole = await whole_for(db, group)
-    since = await db.event_ids_since()
+    since = await db.fetchval("SELECT event_ids_since FROM marketplace_metering.ledger")
     plan = hours.plan(group, now, rules, whole=whole, since=since)
     if there := await db.name_events(plan.events(), plan.now):
         plan.known((await events_named(db, there)).digests)
@@ -201,7 +217,7 @@ async def post_the_rest(
         return plan.results([])
     careful = plan.careful_usage()
     whole = await whole_for(db, careful)
-    keys = await load(db, wanted_by(careful), "NOWAIT" if plan.parts else "")
+    keys = await load(db, wanted_by(careful, now), "NOWAIT" if plan.parts else "")
     known = await known_events(db, careful)
     reach("post: loaded")
     posting = Posting(now, rules, keys, known, plan.sums(), whole=whole)
@@ -237,7 +253,10 @@ async def load(
         introduce_rivals(found.values())
     keys = {by_name.get(name) or key_of(name): state for name, state in found.items()}
     by_id = {state.key_id: state for state in found.values()}
-    for key_id, *hour in await db.fetch_pairs(_waiting(HOURS, wait), first_hours(keys, wanted)):
+    rows = [*await db.fetch_pairs(_waiting(HOURS, wait), first_hours(keys, wanted))]
+    if lost := lost_hours(keys, wanted):
+        rows += await db.fetch(LOST_HOURS, json.dumps(lost))
+    for key_id, *hour in rows:
         by_id[key_id].hours[hour[0]] = OpenHour(*hour)
     return keys
 

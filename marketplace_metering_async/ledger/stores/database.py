@@ -105,11 +105,6 @@ class Database(ABC):
         row = await self.fetchrow(statement, *values)
         return None if row is None else row[0]
 
-    async def event_ids_since(self) -> int:
-        """Return the time in seconds since 1970 before which ids of events are forgotten."""
-        since: int = await self.fetchval("SELECT event_ids_since FROM marketplace_metering.ledger")
-        return since
-
     @abstractmethod
     async def for_each(self, statement: Dialects, rows: Sequence[Sequence[Any]]) -> None:
         """Run a statement, as `for_rows` makes them, for each of *rows*, if there are any."""

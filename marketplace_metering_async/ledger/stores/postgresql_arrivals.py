@@ -163,7 +163,7 @@ async def fold(
         for name, license_product, at, quantity in await db.fetch(TAKE, ids)
     ]
     reach("fold: taken")
-    keys = await load(db, wanted_by(taken))
+    keys = await load(db, wanted_by(taken, now))
     posting = Posting(now, evolve(rules, late="carry"), keys)  # it was not late when it was taken
     added = [posting.post(usage) for usage in taken]
     await write(db, posting.changes(), reach)

@@ -115,6 +115,17 @@ OLD_HOURS: Final = both(
     lock="FOR UPDATE OF hour",
 )
 """What has ended otherwise waits for a person, who has to know what it is."""
+OLD_STRANDED: Final = both(
+    """
+    SELECT stranded_id FROM marketplace_metering.stranded
+    WHERE origin < $1 AND state IN ('metered', 'written_off') AND NOT EXISTS (
+        SELECT 1 FROM marketplace_metering.resolution
+        WHERE resolution.stranded_id = stranded.stranded_id AND resolution.at >= $1)
+    ORDER BY state LIMIT $2 {lock}
+    """,
+    lock="FOR UPDATE OF stranded",
+)
+"""In the order of an index, which has the first ones of a state first: few are looked at."""
 FORGET: Final = Dialects(
     sqlite="""
     DELETE FROM event WHERE added_at < $1 AND number IN (
@@ -241,17 +252,23 @@ async def dump(
 
 
 async def prune(db: Database, before: int, limit: int) -> int:
-    """Remove some hours decided before *before*, but for their sums; return how many."""
+    """Remove some rows decided before *before*, but for their sums; return how many."""
     old = await db.fetch(OLD_HOURS, before, limit)
-    ids = [row["hour_id"] for row in old]
-    for table in ("attempt", "carried", "resolution", "hour"):
-        remove = both(f"DELETE FROM marketplace_metering.{table} WHERE hour_id IN ({{rows}})")
-        await db.fetch(remove, ids)
+    await _remove(db, HOURS, [row["hour_id"] for row in old])
     sums = Sums()
     for row in old:
         sums.add(key_of(row["name"]).summed_under(row["license_product"]), row["state"], 0, -1)
     await db.keep_sums(sums.changes())
-    return len(old)
+    unsent = await db.fetch(OLD_STRANDED, before, limit - len(old))
+    await _remove(db, STRANDED, [row["stranded_id"] for row in unsent])
+    return len(old) + len(unsent)
+
+
+async def _remove(db: Database, kind: Kind, ids: Sequence[int]) -> None:
+    for table in (*kind.belongs, kind.table):
+        await db.fetch(
+            both(f"DELETE FROM marketplace_metering.{table} WHERE {kind.row} IN ({{rows}})"), ids
+        )
 
 
 async def prune_events(db: Database, before: int, now: int, limit: int) -> int:

@@ -4,7 +4,7 @@ A ledger in one SQLite file: for one machine, any number of processes.
 SQLite has one writer at a time: what a verb reads stays so until it has written.
 """
 
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources.abc import Traversable
 from typing import Any, Final, TypeVar
 
@@ -15,7 +15,6 @@ from marketplace_metering_async.ledger.posting import PostingResult
 from marketplace_metering_async.ledger.stores import adding
 from marketplace_metering_async.ledger.stores.database import Database, Verb
 from marketplace_metering_async.ledger.stores.sqlite_file import Connect, SqliteFile, connect
-from marketplace_metering_async.ledger.stores.sqlite_plain import OtherHoursError
 from marketplace_metering_async.ledger.stores.store import Store
 from marketplace_metering_async.ledger.stores.watermark_folder import WatermarkFolder
 from marketplace_metering_async.ledger.stores.words import FailPoint, Warn, no_failure
@@ -63,14 +62,8 @@ class SqliteStore(Store):
         self, group: Sequence[Usage], now: int, rules: PostingRules
     ) -> list[PostingResult]:
         """See Store."""
-
-        def post(db: Database) -> Awaitable[list[PostingResult]]:
-            return adding.post(db, group, now, rules, self._hours, reach=self._reach)
-
-        try:
-            return await self._change(post)
-        except OtherHoursError:
-            return await self._file.run(post, row_by_row=True)
+        hours, reach = self._hours, self._reach
+        return await self._change(lambda db: adding.post(db, group, now, rules, hours, reach=reach))
 
     async def tidy(self) -> bool:
         """See Store: a file needs no notes, but its log may be long."""

@@ -34,17 +34,9 @@ KEPT_SUM: Final = """
 class SqliteDatabase(Database):
     """See Database; nothing of it waits."""
 
-    def __init__(
-        self, db: Connection, *, row_by_row: bool = False, event_ids_since: int | None = None
-    ) -> None:
-        """
-        Run statements on *db*, in a transaction that has begun.
-
-        Whether *row_by_row* is for `sqlite_plain.grow`; *event_ids_since* stands where it is known.
-        """
+    def __init__(self, db: Connection) -> None:
+        """Run statements on *db*, in a transaction that has begun."""
         self._db = db
-        self._row_by_row = row_by_row
-        self._event_ids_since = event_ids_since
 
     async def fetch(self, statement: Statement, *values: object) -> Sequence[Row]:
         """See Database."""
@@ -55,11 +47,6 @@ class SqliteDatabase(Database):
         }
         rows: Sequence[Row] = self._db.execute(without_schema(text), named).fetchall()
         return rows
-
-    async def event_ids_since(self) -> int:
-        """See Database."""
-        known = self._event_ids_since
-        return await super().event_ids_since() if known is None else known
 
     async def for_each(self, statement: Dialects, rows: Sequence[Sequence[Any]]) -> None:
         """See Database."""
@@ -82,7 +69,7 @@ class SqliteDatabase(Database):
 
     async def grow(self, plan: Plan, rules: PostingRules) -> Sequence[PlainPart]:
         """See Database."""
-        return sqlite_plain.grow(self._db, plan, rules, row_by_row=self._row_by_row)
+        return sqlite_plain.grow(self._db, plan, rules)
 
     async def keep_sums(self, changes: Sequence[Sum]) -> None:
         """See Database."""
@@ -95,17 +82,10 @@ class SqliteDatabase(Database):
         )
 
 
-def run(
-    db: Connection,
-    verb: Verb[T],
-    *,
-    row_by_row: bool = False,
-    event_ids_since: int | None = None,
-) -> T:
+def run(db: Connection, verb: Verb[T]) -> T:
     """Return what a *verb* returns: it ends at once, for it waits for nothing else."""
-    database = SqliteDatabase(db, row_by_row=row_by_row, event_ids_since=event_ids_since)
     try:
-        next(verb(database).__await__())
+        next(verb(SqliteDatabase(db)).__await__())
     except StopIteration as end:
         result: T = end.value
         return result

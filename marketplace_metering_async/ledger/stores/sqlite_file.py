@@ -2,15 +2,16 @@
 The file of a ledger in SQLite: opened, kept from places where it would lose data, and written to.
 
 WAL with `synchronous=FULL`: a commit is on the disk before anybody hears of it. One thread owns
-the connection that writes, another the one that reads. Every transaction that writes begins
-IMMEDIATE, since one that turns from reading to writing may be refused without waiting.
+the connection that writes, another the one that reads, and a third makes backups. Every transaction
+that writes begins IMMEDIATE, since one that turns from reading to writing may be refused without
+waiting.
 """
 
 import asyncio
 import os
 import sqlite3
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from copy import copy
@@ -70,6 +71,7 @@ Where others hold the log, they have it since before.
 _LOG_KEPT: Final = 2**24
 """Bytes to which the log is cut once nobody reads what it had grown by; it would keep its size."""
 _MACHINE_ID: Final = Path("/etc/machine-id")
+_THREADS: Final = ("writer", "reader", "copier")
 
 Connect = Callable[[str], Connection]
 
@@ -118,7 +120,7 @@ class SqliteFile:
         self.may_write = True
         self._writer: Any = None
         self._reader: Any = None
-        self._threads: tuple[ThreadPoolExecutor, ThreadPoolExecutor] | None = None
+        self._threads: Sequence[ThreadPoolExecutor] | None = None
         self._process = 0
         self._files = OpenFiles(())
         self._memory = Memory()
@@ -141,10 +143,7 @@ class SqliteFile:
     async def open(self, warn: Warn) -> None:
         """Connect, and bring the schema up to date under a lock; see Store."""
         self._warn = warn
-        self._threads = (
-            ThreadPoolExecutor(1, "ledger-writer"),
-            ThreadPoolExecutor(1, "ledger-reader"),
-        )
+        self._threads = [ThreadPoolExecutor(1, f"ledger-{name}") for name in _THREADS]
         self._process = os.getpid()
         try:
             mode = await self._in_thread(0, self._open)
@@ -160,10 +159,9 @@ class SqliteFile:
         *,
         once: bool = True,  # noqa: ARG002 - as all are
         though_moved: bool = False,
-        row_by_row: bool = False,
     ) -> T:
         """
-        Run *operation* in one durable transaction, maybe *row_by_row*; see `sqlite_plain.grow`.
+        Run *operation* in one durable transaction.
 
         Raises:
             LedgerUnusableError: the ledger has moved, and this is not to be done *though_moved*; or
@@ -177,23 +175,21 @@ class SqliteFile:
                 "nothing was stored"
             )
         result, missing = await self._in_thread(
-            0, lambda: self._run(operation, though_moved=though_moved, row_by_row=row_by_row)
+            0, lambda: self._run(operation, though_moved=though_moved)
         )
         if missing is not None:
             self._warn(f"{COPY}; {missing.text}")
         return result
 
-    def _run(
-        self, operation: Verb[T], *, though_moved: bool, row_by_row: bool
-    ) -> tuple[T, Missing | None]:
+    def _run(self, operation: Verb[T], *, though_moved: bool) -> tuple[T, Missing | None]:
         """Return also what is missing, which makes a copy of the file."""
         with _named(self._path):
             self._files.require_same()
             with self._transaction():
                 own = self._writer.execute(
-                    "SELECT moved_to, min_compatible, claims, event_ids_since FROM ledger"
+                    "SELECT moved_to, min_compatible, claims FROM ledger"
                 ).fetchone()
-                moved_to, min_compatible, claims, since = own or (None, None, 0, 0)
+                moved_to, min_compatible, claims = own or (None, None, 0)
                 if not though_moved:
                     require_here(moved_to)
                 require_known(min_compatible, self._known)
@@ -201,7 +197,7 @@ class SqliteFile:
                 if missing is not None:
                     now = int(SystemClock().now().timestamp())
                     run(self._writer, lambda db: guard(db, now))
-                result = run(self._writer, operation, row_by_row=row_by_row, event_ids_since=since)
+                result = run(self._writer, operation)
             self._memory = Memory(claims=claims)
             return result, missing
 
@@ -225,15 +221,17 @@ class SqliteFile:
         """
         Write a copy of what is committed into a new file, on the disk when this returns.
 
-        By SQLite itself: whoever copies the file alone misses what is still in its log.
+        By SQLite itself: whoever copies the file alone misses what is still in its log. By a
+        connection of its own, for a large file takes long.
         """
-        await self._in_thread(1, lambda: self._back_up(Path(to).absolute()))
+        await self._in_thread(2, lambda: self._back_up(Path(to).absolute()))
 
     def _back_up(self, to: Path) -> None:
+        self._files.require_same()
         with _named(to), new_file(to) as part:
             with (
                 _named(self._path, f"{self._path}, copied to {to}"),
-                self._to_read() as db,
+                closing(connect_to_read(self._path)) as db,
                 closing(connect(str(part))) as copy,
             ):
                 db.backup(copy)
@@ -273,17 +271,19 @@ class SqliteFile:
         if threads is None:
             return
         loop = asyncio.get_running_loop()
-        closing = loop.run_in_executor(threads[0], self._disconnect, threads[1])
-        threads[0].shutdown(wait=False)
+        writing, reading, copying = threads
+        closing = loop.run_in_executor(writing, self._disconnect, reading, copying)
+        writing.shutdown(wait=False)
         await asyncio.shield(closing)
 
-    def _disconnect(self, reading: ThreadPoolExecutor) -> None:
+    def _disconnect(self, reading: ThreadPoolExecutor, copying: ThreadPoolExecutor) -> None:
         """Close what there is, after all that the threads have begun: even the opening itself."""
         writer, self._writer = self._writer, None
         if writer is not None:
             writer.close()
         reading.submit(self._end_reading).result()
         reading.shutdown(wait=False)
+        copying.shutdown()
         let_go(self)
 
     def _end_reading(self) -> None:

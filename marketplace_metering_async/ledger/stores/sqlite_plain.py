@@ -1,7 +1,7 @@
 """Plain usage into a ledger in SQLite, blindly; see plain_usage."""
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import lru_cache
 from itertools import chain, repeat
@@ -27,19 +27,8 @@ PLAIN_HOUR: Final = """
 """
 
 
-class OtherHoursError(Exception):
-    """Some hours are not as they are remembered: nothing may be committed of what was added."""
-
-
-def grow(
-    db: Connection, plan: Plan, rules: PostingRules, *, row_by_row: bool
-) -> Sequence[PlainPart]:
-    """
-    Add the parts of a plan to their hours; return those that changed no row.
-
-    Raises:
-        OtherHoursError: there are some; *row_by_row* tells which.
-    """
+def grow(db: Connection, plan: Plan, rules: PostingRules) -> list[PlainPart]:
+    """Add the parts of a plan to their hours; return those that changed no row."""
     last_of_month = last_hour_of_month(min([part.into.hour for part in plan.parts]))
     statement = _statement(plan.most, rules, last_of_month)
     rows = [
@@ -53,11 +42,7 @@ def grow(
         )
         for part in plan.parts
     ]
-    if row_by_row:  # which takes a quarter more
-        return [plan.parts[number] for number in _unchanged(db, statement, rows)]
-    if db.executemany(statement, rows).rowcount < len(rows):
-        raise OtherHoursError
-    return ()
+    return [plan.parts[place] for place in _unchanged(db, statement, rows)]
 
 
 @lru_cache(maxsize=100)

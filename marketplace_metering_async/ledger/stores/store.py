@@ -427,7 +427,7 @@ class Store(ABC):
         return []
 
     async def prune(self, before: int, limit: int) -> int:
-        """Remove some hours decided before *before*, but for their sums; return how many."""
+        """Remove some rows decided before *before*, but for their sums; return how many."""
         return await self._change_some(lambda db: reports.prune(db, before, limit))
 
     async def prune_events(self, before: int, now: int, limit: int) -> int:

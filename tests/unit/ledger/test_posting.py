@@ -588,6 +588,32 @@ def test_rivals_are_of_another_scheme() -> None:
     assert [[2, 3], [1], [1], [], []] == [[r.key_id for r in key.rivals] for key in keys]
 
 
+class Compared(str):
+    """A text that counts how often it is compared."""
+
+    __slots__ = ()
+    times = 0
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        Compared.times += 1
+        return str.__eq__(self, other)
+
+
+def test_rivals_are_found_without_comparing_each_with_each() -> None:
+    """
+    All customers have both schemes once they have moved to licenses, and all of them bring the
+    first usage of an hour at once. ledger M5
+    """
+    keys = [
+        KeyState(n, OF, billed_as=Compared(n // 2), has_license=n % 2 == 1) for n in range(1_000)
+    ]
+    introduce_rivals(keys)
+
+    assert [[n ^ 1] for n in range(1_000)] == [[r.key_id for r in key.rivals] for key in keys]
+    assert Compared.times < 10 * len(keys)
+
+
 AGES = st.integers(-300, 40 * 24 * HOUR)
 WHOLE = st.one_of(st.integers(0, MAX_QUANTITY).map(lambda units: units * UNIT), st.just(FULL))
 QUANTITIES = st.one_of(st.integers(0, MOST), st.sampled_from([1, FULL, FULL + 1, MOST]))

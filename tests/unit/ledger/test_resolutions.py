@@ -62,7 +62,7 @@ def test_a_note_says_something() -> None:
     For those who read the history later.
     """
     assert "seen in CloudTrail" == require_note("  seen in CloudTrail\n")
-    for wrong in ("", "  ", "x" * 1001, "a\0b"):
+    for wrong in ("", "  ", "x" * 1001, "a\0b", "a\udcff"):
         with pytest.raises(ValueError, match="note: expected 1 to 1000 characters"):
             require_note(wrong)
 

@@ -644,6 +644,34 @@ async def test_a_backup_is_whole_while_others_write(tmp_path: Path) -> None:
     assert ["backup.db", "usage.db"] == names_in(tmp_path)
 
 
+async def test_nobody_waits_for_a_backup(tmp_path: Path) -> None:
+    """
+    Of a large file it takes long; meanwhile usage is added, and sent, and its status is asked for.
+    Closing waits for it. ledger M11. Covers: D13
+    """
+    go_on, backup = threading.Event(), tmp_path / "backup.db"
+
+    def wait(name: str) -> None:
+        if name == "backup: written":
+            assert go_on.wait(60)
+
+    house = House(url_of(tmp_path / "usage.db"))
+    house.ledger = UsageLedger(SqliteStore(f"{tmp_path}/usage.db", reach=wait), clock=house.clock)
+    async with house.ledger:
+        copying = asyncio.create_task(house.ledger.back_up(backup))
+        try:
+            async with asyncio.timeout(20):
+                await house.use(3)
+                sent = await house.relay_after(hours=1)
+                status = await house.ledger.status()
+        finally:
+            go_on.set()
+
+    assert (3, 3) == (sent.units, status.metered)
+    await copying
+    assert backup.exists()
+
+
 async def test_a_backup_that_fails_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
