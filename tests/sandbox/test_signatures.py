@@ -8,17 +8,22 @@ from support.unsigned import Sent, request_of
 
 from marketplace_metering_async.sandbox import Sandbox
 
-NOW = datetime.now(UTC)
-LATER = f"{NOW + timedelta(minutes=6):%Y%m%dT%H%M%SZ}"
-EARLIER = f"{NOW - timedelta(minutes=6):%Y%m%dT%H%M%SZ}"
+LATER, EARLIER = "+6", "-6"
 INCOMPLETE, INVALID = "IncompleteSignatureException", "InvalidSignatureException"
 
 
 def signed(**changed: str) -> Sent:
-    """Return a request whose signature is taken, but for the parts that are *changed*."""
-    sent = request_of("http://sandbox", {"ProductCode": "p", "UsageRecords": []}, now=NOW)
+    """
+    Return a request whose signature is taken, but for the parts that are *changed*.
+
+    A date of another time is written as minutes from now.
+    """
+    now = datetime.now(UTC)
+    sent = request_of("http://sandbox", {"ProductCode": "p", "UsageRecords": []}, now=now)
     date = changed.get("date", sent.headers["X-Amz-Date"])
-    day = date[:8] or f"{NOW:%Y%m%d}"
+    if date in {LATER, EARLIER}:
+        date = f"{now + timedelta(minutes=int(date)):%Y%m%dT%H%M%SZ}"
+    day = date[:8] or f"{now:%Y%m%d}"
     scope = changed.get("scope", f"AKID/{day}/us-east-1/aws-marketplace/aws4_request")
     names = changed.get("names", "host;x-amz-date")
     plain = f"Credential={scope}, SignedHeaders={names}, Signature={'0' * 64}"
