@@ -171,8 +171,7 @@ class UsageBatcher:
             TypeError, ValueError: if *timeout* is no number; nothing has changed then.
             ClientClosedError: in a forked process, or on another event loop while its own is open.
         """
-        if timeout is not None:
-            rules.require_timeout(timeout)
+        rules.require_optional_timeout(timeout)
         self._connection.require_no_other_home()
         self._places.let_all_in()
         unsure: list[RecordResult] = []

@@ -197,8 +197,7 @@ class MarketplaceMeteringClient:
         """
         require_iterable(records)
         rules.require_optional("product_code", product_code, str)
-        if timeout is not None:
-            rules.require_timeout(timeout)
+        rules.require_optional_timeout(timeout)
         self._connection.require_home()
         batch = Batch(self._shared, product_code=product_code)
         return await batch.deliver(records, timeout)

@@ -227,17 +227,20 @@ class BothSchemesError(ConflictingRecordsError):
     """
     A customer's hour of one dimension came both by product code and by license.
 
-    The service would take both and bill the customer twice (service model, LicenseArn), so none
-    was sent.
+    The service would take both and bill the customer twice (service model, LicenseArn), so this
+    one was not sent.
 
     Attributes:
         positions: Where the records stand in what was given.
     """
 
-    advice = "Send the hour's usage once: with the license where the listing has licenses."
+    advice = (
+        "Send the hour's usage once, unless the other record is metered: with the license where "
+        "the listing has licenses."
+    )
     _why = (
         "name one customer's hour and dimension, by product code and by license; the service would "
-        "bill both, so none was sent"
+        "bill both, so this one was not sent"
     )
 
 
