@@ -111,10 +111,10 @@ class MarketplaceMeteringClient:
 
         Raises:
             TypeError: for a setting of another type than is said here.
-            ValueError: for a rate or a concurrency that is not above 0, or an infinite rate; for an
-                empty region, URL or profile, as of a variable that is not set.
+            ValueError: for a rate or a concurrency that is not above 0, an infinite rate, or half a
+                call at once; for an empty region, URL or profile, as of a variable that is not set.
         """
-        rules.require_at_least_one("max_concurrency", max_concurrency)
+        rules.require_count("max_concurrency", max_concurrency)
         rules.require_place("region_name", region_name)
         rules.require_place("endpoint_url", endpoint_url)
         rules.require_place("profile_name", profile_name)

@@ -41,7 +41,6 @@ Facts are attributes; texts are made from them, and hold no secret and no whole 
 """
 
 from collections.abc import Sequence
-from copy import copy
 from datetime import datetime
 from decimal import Decimal
 from typing import Self
@@ -95,6 +94,13 @@ class MeteringError(Exception):
 
     advice: str = "Read the text of the error."
 
+    def unraised(self) -> Self:
+        """Return the same error without its traceback, which would keep alive all that was read."""
+        own = self.__class__.__new__(self.__class__, *self.args)
+        own.__dict__.update(self.__dict__)
+        own.__cause__ = self.__cause__
+        return own
+
 
 class SdkClientError(MeteringError):
     """Something on our own side of the wire, not a response of the service."""
@@ -124,10 +130,6 @@ class InvalidRecordError(SdkClientError, ValueError):
     def under(self, place: str) -> "InvalidRecordError":
         """Return the same error with *place* before every path."""
         return type(self)([violation.under(place) for violation in self.violations])
-
-    def unraised(self) -> "InvalidRecordError":
-        """Return the same error as a verdict: a traceback would keep alive all that was read."""
-        return copy(self)
 
     def __str__(self) -> str:
         """Return the first violation in full and the number of the others."""
@@ -234,10 +236,7 @@ class BothSchemesError(ConflictingRecordsError):
         positions: Where the records stand in what was given.
     """
 
-    advice = (
-        "Send the hour's usage once, unless the other record is metered: with the license where "
-        "the listing has licenses."
-    )
+    advice = "If neither is metered, send one of them: with the license where the listing has any."
     _why = (
         "name one customer's hour and dimension, by product code and by license; the service would "
         "bill both, so this one was not sent"
