@@ -23,7 +23,6 @@ from marketplace_metering_async.delivery.stream import Stream
 from marketplace_metering_async.errors import (
     DeliveryTimeoutError,
     InvalidResponseError,
-    MarketplaceMeteringException,
     MeteringError,
 )
 from marketplace_metering_async.events import LoggingObserver, Observer
@@ -277,7 +276,9 @@ class MarketplaceMeteringClient:
             dry_run: Only ask whether the call would be allowed; that it would be is a result,
                 whether the service says so with a response or with the error DryRunOperation.
             usage_allocations: How the quantity splits by tags.
-            client_token: Yours, of 1 to 64 characters, to repeat a request of earlier.
+            client_token: Yours, of 1 to 64 characters, to repeat a request of earlier. Without one,
+                that of the call is the result's, or stands in a note of the error; give one where a
+                call that was cancelled is to be repeated.
             timeout: Seconds, from the call on, after which no further attempt starts.
 
         Raises:
@@ -285,7 +286,8 @@ class MarketplaceMeteringClient:
             TypeError, ValueError: if *timeout* is no number, or *dry_run* no bool; nothing was
                 sent.
             MarketplaceMeteringException: the service refused, under its own name.
-            TransportError: no response; with the same client token it may be sent again.
+            TransportError: no response; with the same client token it may be sent again. With
+                another one it may count twice (on AgentCore).
             InvalidResponseError: a response that is none of the service's.
             DeliveryTimeoutError: no credentials within *timeout*, or none is left; not sent.
             ClientClosedError, ConfigurationError: as `batch_meter_usage`.
@@ -327,10 +329,11 @@ class MarketplaceMeteringClient:
 
         try:
             return await self._call("MeterUsage", members, timeout, result)
-        except MarketplaceMeteringException as error:
-            if not dry_run or error.code != "DryRunOperation":
-                raise
-            return result({}, error.request_id)
+        except MeteringError as error:
+            if dry_run and getattr(error, "code", None) == "DryRunOperation":
+                return result({}, getattr(error, "request_id", None))
+            error.add_note(f"to repeat this very request, give client_token={token!r}")
+            raise
 
     async def register_usage(
         self,

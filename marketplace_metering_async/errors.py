@@ -320,7 +320,7 @@ class NoCredentialsError(ConfigurationError):
 class ClientClosedError(SdkClientError):
     """The client was closed, or belongs to another event loop or process."""
 
-    advice = "Make a client for this event loop and keep it open while it is used."
+    advice = "Make a client, or a batcher, for this event loop and keep it open while it is used."
 
 
 @define(slots=False, repr=False)
