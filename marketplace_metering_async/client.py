@@ -220,8 +220,9 @@ class MarketplaceMeteringClient:
         end the event loop at once, as everywhere in asyncio: what was read has no results then.
 
         Records of one key are compared while they are in flight; beyond that the service's
-        `DuplicateRecord` speaks. Closing the iterator early stops what has not started, and
-        leaves nothing running; verdicts that were not taken are lost.
+        `DuplicateRecord` speaks. Closing the iterator early, or cancelling one of its steps (as a
+        time limit on it does), ends it: that stops what has not started, and leaves nothing
+        running; verdicts that were not taken are lost.
 
         Set *stop* to end it and lose none: nothing more is read and nothing new starts, requests
         on the wire are awaited, and every record that was read gets its result, be it Unprocessed
