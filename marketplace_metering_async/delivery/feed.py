@@ -333,12 +333,11 @@ def _fate_of_others(
     """Return the results of the others of a key, whose first has its *result*."""
     shared: list[RecordResult] = []
     again: list[_Joining] = []
-    verdict = result.verdict
     for at, (given, record) in entry.others.items():
         if entry.conflict and not entry.sent:  # so that none of them was
-            shared.append(RecordResult(at, given, verdict))
+            shared.append(RecordResult(at, given, result.verdict))
         elif is_same(entry.record, record):
-            copy = verdict._replace(duplicate_of=entry.position)
+            copy = result.verdict._replace(duplicate_of=entry.position)
             shared.append(RecordResult(at, given, copy, result.metering_record_id))
         elif result.metered is not False:
             refused = rejected(KeyAlreadySentError((entry.position, at)))
