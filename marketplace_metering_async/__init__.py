@@ -17,16 +17,97 @@ if TYPE_CHECKING:
     from marketplace_metering_async.clock import Clock, SystemClock
     from marketplace_metering_async.coalescing import Coalesced, Coalescer, HeldHour, coalesce
     from marketplace_metering_async.customers import Customer
-    from marketplace_metering_async.errors import *
-    from marketplace_metering_async.events import *
+    from marketplace_metering_async.errors import (
+        BatchMeterUsageError,
+        BothSchemesError,
+        CannotResolveError,
+        ClientClosedError,
+        ConfigurationError,
+        ConflictingRecordsError,
+        DeliveryTimeoutError,
+        EventConflictError,
+        EventTooOldError,
+        InvalidRecordError,
+        InvalidRecordTypeError,
+        InvalidRegistrationError,
+        InvalidResponseError,
+        KeyAlreadySentError,
+        LateUsageError,
+        LedgerClosedError,
+        LedgerError,
+        LedgerMissingError,
+        LedgerOutcomeUnknownError,
+        LedgerRegionMismatchError,
+        LedgerUnusableError,
+        MarketplaceMeteringException,
+        MeteringError,
+        NoCredentialsError,
+        NoRegionError,
+        NotProcessedError,
+        OutOfWindowError,
+        QuantityOverflowError,
+        RecordNotMeteredError,
+        SdkClientError,
+        SimilarRecordRefusedError,
+        TransportError,
+        UnexpectedError,
+        UsageRefusedError,
+        Violation,
+    )
+    from marketplace_metering_async.events import (
+        BatchEnded,
+        BatchReleased,
+        CallEnded,
+        Event,
+        Isolated,
+        Isolating,
+        LoggingObserver,
+        Observer,
+        RelayBlocked,
+        RelayWorking,
+        Retrying,
+        SendingStopped,
+        Settled,
+        Throttled,
+        UsageEndedUnmetered,
+        WarningIssued,
+    )
     from marketplace_metering_async.flow.pacing import AdaptivePacer, CallEnd, Pacer
     from marketplace_metering_async.flow.retries import RetryPolicy
     from marketplace_metering_async.ledger import *
     from marketplace_metering_async.limits import ServiceMetadata
     from marketplace_metering_async.records import Tag, UsageAllocation, UsageRecord
     from marketplace_metering_async.registration import Registration, verify_registration
-    from marketplace_metering_async.results import *
-    from marketplace_metering_async.service_errors import *
+    from marketplace_metering_async.results import (
+        BatchMeterUsageResult,
+        MeterUsageResult,
+        RecordResult,
+        RecordStatus,
+        RegisterUsageResult,
+        ResolveCustomerResult,
+        Verdict,
+    )
+    from marketplace_metering_async.service_errors import (
+        CustomerNotEntitledException,
+        DisabledApiException,
+        DuplicateRequestException,
+        ExpiredTokenException,
+        IdempotencyConflictException,
+        InternalServiceErrorException,
+        InvalidCustomerIdentifierException,
+        InvalidEndpointRegionException,
+        InvalidLicenseException,
+        InvalidProductCodeException,
+        InvalidPublicKeyVersionException,
+        InvalidRegionException,
+        InvalidTagException,
+        InvalidTokenException,
+        InvalidUsageAllocationsException,
+        InvalidUsageDimensionException,
+        PlatformNotSupportedException,
+        ThrottlingException,
+        TimestampOutOfBoundsException,
+    )
     from marketplace_metering_async.telemetry import OpenTelemetryObserver
 
 __all__ = [

@@ -57,12 +57,12 @@ class UsageBatcher:
 
         Raises:
             TypeError, ValueError: for another kind of *client*, a product code that is no text, a
-                linger or a limit that is no number, a negative linger, or less than one record
-                pending.
+                linger or a limit that is no number, a negative linger, or a limit that is below 1
+                or not whole.
         """
         rules.require_kind("client", client, MarketplaceMeteringClient)
         rules.require_optional("product_code", product_code, str)
-        rules.require_at_least_one("max_pending", max_pending)
+        rules.require_count("max_pending", max_pending)
         shared = shared_of(client)
         self._connection = shared.connection
         self._product_code = product_code
@@ -171,8 +171,7 @@ class UsageBatcher:
             TypeError, ValueError: if *timeout* is no number; nothing has changed then.
             ClientClosedError: in a forked process, or on another event loop while its own is open.
         """
-        if timeout is not None:
-            rules.require_timeout(timeout)
+        rules.require_optional_timeout(timeout)
         self._connection.require_no_other_home()
         self._places.let_all_in()
         unsure: list[RecordResult] = []
@@ -239,10 +238,7 @@ def _with_own_error(result: RecordResult) -> RecordResult:
     error = result.error
     if error is None:
         return result
-    own = error.__class__.__new__(error.__class__, *error.args)
-    own.__dict__.update(error.__dict__)
-    own.__cause__ = error.__cause__
-    verdict = result.verdict._replace(error=own)
+    verdict = result.verdict._replace(error=error.unraised())
     return RecordResult(result.position, result.record, verdict, result.metering_record_id)
 
 

@@ -23,7 +23,6 @@ from marketplace_metering_async.delivery.stream import Stream
 from marketplace_metering_async.errors import (
     DeliveryTimeoutError,
     InvalidResponseError,
-    MarketplaceMeteringException,
     MeteringError,
 )
 from marketplace_metering_async.events import LoggingObserver, Observer
@@ -111,10 +110,10 @@ class MarketplaceMeteringClient:
 
         Raises:
             TypeError: for a setting of another type than is said here.
-            ValueError: for a rate or a concurrency that is not above 0, or an infinite rate; for an
-                empty region, URL or profile, as of a variable that is not set.
+            ValueError: for a rate or a concurrency that is not above 0, an infinite rate, or half a
+                call at once; for an empty region, URL or profile, as of a variable that is not set.
         """
-        rules.require_at_least_one("max_concurrency", max_concurrency)
+        rules.require_count("max_concurrency", max_concurrency)
         rules.require_place("region_name", region_name)
         rules.require_place("endpoint_url", endpoint_url)
         rules.require_place("profile_name", profile_name)
@@ -197,8 +196,7 @@ class MarketplaceMeteringClient:
         """
         require_iterable(records)
         rules.require_optional("product_code", product_code, str)
-        if timeout is not None:
-            rules.require_timeout(timeout)
+        rules.require_optional_timeout(timeout)
         self._connection.require_home()
         batch = Batch(self._shared, product_code=product_code)
         return await batch.deliver(records, timeout)
@@ -222,8 +220,9 @@ class MarketplaceMeteringClient:
         end the event loop at once, as everywhere in asyncio: what was read has no results then.
 
         Records of one key are compared while they are in flight; beyond that the service's
-        `DuplicateRecord` speaks. Closing the iterator early stops what has not started, and
-        leaves nothing running; verdicts that were not taken are lost.
+        `DuplicateRecord` speaks. Closing the iterator early, or cancelling one of its steps (as a
+        time limit on it does), ends it: that stops what has not started, and leaves nothing
+        running; verdicts that were not taken are lost.
 
         Set *stop* to end it and lose none: nothing more is read and nothing new starts, requests
         on the wire are awaited, and every record that was read gets its result, be it Unprocessed
@@ -278,7 +277,9 @@ class MarketplaceMeteringClient:
             dry_run: Only ask whether the call would be allowed; that it would be is a result,
                 whether the service says so with a response or with the error DryRunOperation.
             usage_allocations: How the quantity splits by tags.
-            client_token: Yours, of 1 to 64 characters, to repeat a request of earlier.
+            client_token: Yours, of 1 to 64 characters, to repeat a request of earlier. Without one,
+                that of the call is the result's, or stands in a note of the error; give one where a
+                call that was cancelled is to be repeated.
             timeout: Seconds, from the call on, after which no further attempt starts.
 
         Raises:
@@ -286,7 +287,8 @@ class MarketplaceMeteringClient:
             TypeError, ValueError: if *timeout* is no number, or *dry_run* no bool; nothing was
                 sent.
             MarketplaceMeteringException: the service refused, under its own name.
-            TransportError: no response; with the same client token it may be sent again.
+            TransportError: no response; with the same client token it may be sent again. With
+                another one it may count twice (on AgentCore).
             InvalidResponseError: a response that is none of the service's.
             DeliveryTimeoutError: no credentials within *timeout*, or none is left; not sent.
             ClientClosedError, ConfigurationError: as `batch_meter_usage`.
@@ -328,10 +330,11 @@ class MarketplaceMeteringClient:
 
         try:
             return await self._call("MeterUsage", members, timeout, result)
-        except MarketplaceMeteringException as error:
-            if not dry_run or error.code != "DryRunOperation":
-                raise
-            return result({}, error.request_id)
+        except MeteringError as error:
+            if dry_run and getattr(error, "code", None) == "DryRunOperation":
+                return result({}, getattr(error, "request_id", None))
+            error.add_note(f"to repeat this very request, give client_token={token!r}")
+            raise
 
     async def register_usage(
         self,

@@ -41,7 +41,6 @@ Facts are attributes; texts are made from them, and hold no secret and no whole 
 """
 
 from collections.abc import Sequence
-from copy import copy
 from datetime import datetime
 from decimal import Decimal
 from typing import Self
@@ -95,6 +94,13 @@ class MeteringError(Exception):
 
     advice: str = "Read the text of the error."
 
+    def unraised(self) -> Self:
+        """Return the same error without its traceback, which would keep alive all that was read."""
+        own = self.__class__.__new__(self.__class__, *self.args)
+        own.__dict__.update(self.__dict__)
+        own.__cause__ = self.__cause__
+        return own
+
 
 class SdkClientError(MeteringError):
     """Something on our own side of the wire, not a response of the service."""
@@ -124,10 +130,6 @@ class InvalidRecordError(SdkClientError, ValueError):
     def under(self, place: str) -> "InvalidRecordError":
         """Return the same error with *place* before every path."""
         return type(self)([violation.under(place) for violation in self.violations])
-
-    def unraised(self) -> "InvalidRecordError":
-        """Return the same error as a verdict: a traceback would keep alive all that was read."""
-        return copy(self)
 
     def __str__(self) -> str:
         """Return the first violation in full and the number of the others."""
@@ -227,17 +229,17 @@ class BothSchemesError(ConflictingRecordsError):
     """
     A customer's hour of one dimension came both by product code and by license.
 
-    The service would take both and bill the customer twice (service model, LicenseArn), so none
-    was sent.
+    The service would take both and bill the customer twice (service model, LicenseArn), so this
+    one was not sent.
 
     Attributes:
         positions: Where the records stand in what was given.
     """
 
-    advice = "Send the hour's usage once: with the license where the listing has licenses."
+    advice = "If neither is metered, send one of them: with the license where the listing has any."
     _why = (
         "name one customer's hour and dimension, by product code and by license; the service would "
-        "bill both, so none was sent"
+        "bill both, so this one was not sent"
     )
 
 
@@ -318,7 +320,7 @@ class NoCredentialsError(ConfigurationError):
 class ClientClosedError(SdkClientError):
     """The client was closed, or belongs to another event loop or process."""
 
-    advice = "Make a client for this event loop and keep it open while it is used."
+    advice = "Make a client, or a batcher, for this event loop and keep it open while it is used."
 
 
 @define(slots=False, repr=False)

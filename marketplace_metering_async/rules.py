@@ -124,6 +124,36 @@ def require_at_least_one(name: str, value: float) -> None:
         raise ValueError(f"{name}: expected at least 1, got {value}")
 
 
+def require_count(name: str, value: float) -> None:
+    """
+    Refuse a limit on how many there may be that lets nothing, or a part of one, through.
+
+    Raises:
+        TypeError, ValueError: it is no number, below 1, or not whole.
+    """
+    require_at_least_one(name, value)
+    if value % 1 > 0:
+        raise ValueError(f"{name}: expected a whole number, got {value}")
+
+
+def require_linger(linger: float) -> None:
+    """
+    Refuse a time for which no record can wait.
+
+    Raises:
+        TypeError, ValueError: it is no number of seconds, or below 0.
+    """
+    require_number("linger", linger)
+    if not linger >= 0:
+        raise ValueError(f"linger: expected 0 seconds or more, got {linger}")
+
+
+def require_optional_timeout(timeout: float | None) -> None:
+    """Refuse what is neither None nor a time limit; see `require_timeout`."""
+    if timeout is not None:
+        require_timeout(timeout)
+
+
 def require_timeout(timeout: float) -> None:
     """
     Refuse a time limit that would never come.

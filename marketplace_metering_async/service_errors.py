@@ -66,9 +66,12 @@ class InvalidCustomerIdentifierException(MarketplaceMeteringException):
 
 
 class InvalidLicenseException(MarketplaceMeteringException):
-    """The license is not valid for the account, or licenses of two products were mixed."""
+    """The license is not the account's, or not active then, or those of two products were mixed."""
 
-    advice = "Use the license ARN that ResolveCustomer returned for this customer."
+    advice = (
+        "Use the license ARN that ResolveCustomer returned for this customer, and usage of a time "
+        "at which that license is active."
+    )
 
 
 class InvalidEndpointRegionException(MarketplaceMeteringException):

@@ -365,9 +365,10 @@ class Delivery:
                 failures = max(entry.history.failures for entry in entries)
                 random = self._shared.random.random()
                 delay = backoff(self._shared.policy, failures, random, decision.error)
-                closing = min(deadline(entry.record.epoch) for entry in entries)
-                left = closing - self._connection.now().timestamp()
-                rest = max(0.0, min(delay, left))  # rather early than too late
+                now = self._connection.now().timestamp()
+                closings = [deadline(entry.record.epoch) for entry in entries]
+                # It comes again before a window closes.
+                rest = min([delay, *((at - now) / 2 for at in closings if at > now)])
                 retrying = Retrying(
                     records=len(entries),
                     attempt=max(entry.history.attempts for entry in entries),

@@ -9,11 +9,11 @@ from attrs import define, field
 from marketplace_metering_async.errors import ConflictingRecordsError
 from marketplace_metering_async.records import SECONDS_PER_HOUR, Key, UsageRecord
 
-_content_of: Final = attrgetter("epoch", "quantity", "usage_allocations")
+_content_of: Final = attrgetter("epoch", "quantity", "usage_allocations", "license_arn")
 
 
 def is_same(one: UsageRecord, other: UsageRecord) -> bool:
-    """Return whether two records of one key are the same for the service."""
+    """Return whether two records of one key, or of two schemes, are the same for the service."""
     return _content_of(one) == _content_of(other)
 
 

@@ -30,15 +30,10 @@ from marketplace_metering_async.results import (
     Verdict,
     in_order,
 )
-from marketplace_metering_async.rules import require_number
+from marketplace_metering_async.rules import require_linger
 
 _ADMISSION_HOLDS: Final = 1.0
 """Seconds: fine beside the minutes of the service's window."""
-_MAY_BE_ON_FILE: Final = (
-    RecordStatus.SUCCESS,
-    RecordStatus.DUPLICATE_RECORD,
-    RecordStatus.UNCONFIRMED,
-)
 
 
 @define(eq=False)
@@ -112,9 +107,7 @@ class Feed(Door):
         Raises:
             TypeError, ValueError: for a linger that is no number, or negative.
         """
-        require_number("linger", linger)
-        if not linger >= 0:
-            raise ValueError(f"linger: expected 0 seconds or more, got {linger}")
+        require_linger(linger)
         self.waiting = 0
         self.counts: Counter[RecordStatus] = Counter()
         self._connection = shared.connection
@@ -198,28 +191,38 @@ class Feed(Door):
                 self._give(RecordResult(position, given, verdict, result.metering_record_id))
                 return
         entry = Entry(position, record, given, key, self._connection.clock.monotonic())
-        self._note_scheme(entry)
+        if self._waits_for_other_scheme(entry):
+            return
         self._entries[position] = self._by_key[key] = entry
         self.waiting += 1
         self.delivery.add(position, record)
 
-    def _note_scheme(self, entry: Entry) -> None:
-        """Refuse what is in flight by product code as well as by license, where it can be known."""
+    def _waits_for_other_scheme(self, entry: Entry) -> bool:
+        """
+        Refuse what comes by product code as well as by license, where it can be known.
+
+        Returns: whether one of them was sent, so that *entry* waits for the verdict on that.
+        """
         if self._schemes is None:
             if entry.record.license_arn is None:
-                return
+                return False
             self._schemes = SchemeOverlaps(self._product_code)
             for other in self._entries.values():
                 self._schemes.note(other.position, other.record)
         was_unclear = self._schemes.is_unclear
-        others = self._schemes.note(entry.position, entry.record)
+        others = [self._entries[at] for at in self._schemes.note(entry.position, entry.record)]
         if self._schemes.is_unclear and not was_unclear:
             emit(self._connection.observer, WarningIssued(text=UNCLEAR_SCHEMES))
+        for other in others:
+            if other.sent:
+                self._schemes.forget(entry.position, entry.record)
+                other.others[entry.position] = (entry.given, entry.record)
+                return True
         if others:
-            positions = [*others, entry.position]
-            for one in (*map(self._entries.__getitem__, others), entry):
-                if not one.sent:
-                    one.conflict, one.conflict_kind = positions, BothSchemesError
+            positions = [*(other.position for other in others), entry.position]
+            for one in (*others, entry):
+                one.conflict, one.conflict_kind = positions, BothSchemesError
+        return False
 
     # What the delivery asks and says.
 
@@ -271,13 +274,13 @@ class Feed(Door):
                 for position, record_id in zip(positions, record_ids, strict=True):
                     entry = self._entries[position]
                     result = RecordResult(position, entry.given, verdict, record_id)
-                    shared, joining = _fate_of_others(entry, verdict, record_id)
+                    shared, joining = _fate_of_others(entry, result)
                     del self._entries[position]
                     results.append(result)
                     copies += shared
                     again += joining
                     self._forget(entry)
-                    self._remember(entry, verdict, record_id)
+                    self._remember(entry, result)
         finally:  # whatever broke: what is no entry any more has its result, and the rest is one
             if copies:
                 counts = in_order(Counter(copy.status for copy in copies))
@@ -293,12 +296,13 @@ class Feed(Door):
         if not entry.sent:
             self.waiting -= 1
 
-    def _remember(self, entry: Entry, verdict: Verdict, record_id: str | None) -> None:
+    def _remember(self, entry: Entry, result: RecordResult) -> None:
         """Keep what may be on file with the service for those of its key that come later."""
         if not self._keys_remembered:
             return
-        if verdict.status in _MAY_BE_ON_FILE:
-            self._sent[entry.key] = RecordResult(entry.position, entry.record, verdict, record_id)
+        if result.metered is not False:
+            position, record_id = result.position, result.metering_record_id
+            self._sent[entry.key] = RecordResult(position, entry.record, result.verdict, record_id)
             self._sent.move_to_end(entry.key)
             if len(self._sent) > self._keys_remembered:
                 self._sent.popitem(last=False)
@@ -324,18 +328,18 @@ class Feed(Door):
 
 
 def _fate_of_others(
-    entry: Entry, verdict: Verdict, record_id: str | None
+    entry: Entry, result: RecordResult
 ) -> tuple[list[RecordResult], list[_Joining]]:
-    """Return the results of the others of a key, of whose first is known what became of it."""
+    """Return the results of the others of a key, whose first has its *result*."""
     shared: list[RecordResult] = []
     again: list[_Joining] = []
     for at, (given, record) in entry.others.items():
         if entry.conflict and not entry.sent:  # so that none of them was
-            shared.append(RecordResult(at, given, verdict))
+            shared.append(RecordResult(at, given, result.verdict))
         elif is_same(entry.record, record):
-            copy = verdict._replace(duplicate_of=entry.position)
-            shared.append(RecordResult(at, given, copy, record_id))
-        elif verdict.status in _MAY_BE_ON_FILE or verdict.ambiguous:
+            copy = result.verdict._replace(duplicate_of=entry.position)
+            shared.append(RecordResult(at, given, copy, result.metering_record_id))
+        elif result.metered is not False:
             refused = rejected(KeyAlreadySentError((entry.position, at)))
             shared.append(RecordResult(at, given, refused))
         else:

@@ -5,13 +5,13 @@ from random import Random
 from typing import Final, cast
 
 from attrs import Attribute, field, frozen
-from attrs.validators import ge, gt, instance_of, lt, optional
+from attrs.validators import gt, lt, optional
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
 from marketplace_metering_async.clock import Clock
 from marketplace_metering_async.error_kinds import classify
 from marketplace_metering_async.errors import MeteringError
-from marketplace_metering_async.rules import require_number
+from marketplace_metering_async.rules import require_count, require_number
 from marketplace_metering_async.service_codes import ErrorKind
 
 MOST_EXTRA_HINT: Final = 5.0
@@ -20,6 +20,10 @@ MOST_EXTRA_HINT: Final = 5.0
 
 def _is_number(_: object, attribute: "Attribute[float]", value: object) -> None:
     require_number(attribute.name, value)
+
+
+def _is_count(_: object, attribute: "Attribute[int]", value: int) -> None:
+    require_count(attribute.name, value)
 
 
 @frozen(kw_only=True)
@@ -42,8 +46,8 @@ class RetryPolicy:
         max_attempts: Failed attempts for the service's fault; None: as many as fit.
 
     Raises:
-        ValueError: for a time that is not above 0, an attempt without an end, or fewer than one
-            attempt.
+        ValueError: for a time that is not above 0, an attempt without an end, or attempts that are
+            fewer than one or not a whole number.
         TypeError: for anything that is no number.
     """
 
@@ -51,7 +55,7 @@ class RetryPolicy:
     attempt_timeout: float = field(default=30.0, validator=[_is_number, gt(0), lt(math.inf)])
     base_delay: float = field(default=0.1, validator=[_is_number, gt(0)])
     max_delay: float = field(default=20.0, validator=[_is_number, gt(0)])
-    max_attempts: int | None = field(default=None, validator=optional([instance_of(int), ge(1)]))
+    max_attempts: int | None = field(default=None, validator=optional(_is_count))
 
 
 def backoff(

@@ -94,6 +94,30 @@ def test_type_checkers_look_where_a_lazy_name_is_looked_for() -> None:
     assert sorted(marketplace_metering_async._HOMES) == seen
 
 
+def test_type_checkers_know_no_other_name() -> None:
+    """
+    Each name is imported for them from where it is; by a `*` they would take internal ones too.
+    """
+    tree = ast.parse(Path(marketplace_metering_async.__file__).read_text(encoding="utf-8"))
+    block = next(one for one in tree.body if isinstance(one, ast.If))
+    assert "TYPE_CHECKING" == ast.unparse(block.test)
+    imports = [one for one in block.body if isinstance(one, ast.ImportFrom)]
+    seen = {str(one.module): [alias.name for alias in one.names] for one in imports}
+
+    exported = [
+        name
+        for home, names in seen.items()
+        for name in (_given_by_a_star(import_module(home)) if names == ["*"] else names)
+    ]
+
+    assert marketplace_metering_async.__all__ == sorted(exported)
+
+
+def _given_by_a_star(module: ModuleType) -> list[str]:
+    public = [name for name in vars(module) if not name.startswith("_")]
+    return list(getattr(module, "__all__", public))
+
+
 def test_type_checkers_know_a_misspelled_name() -> None:
     """
     They never see `__getattr__`, by which each name would be there, and of any type.

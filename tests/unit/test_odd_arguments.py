@@ -152,11 +152,30 @@ def test_a_number_that_is_none_for_a_clock_is_refused(
         ("burst", lambda: AdaptivePacer(5, burst=odd)),
         ("timeout", lambda: RetryPolicy(timeout=odd)),
         ("attempt_timeout", lambda: RetryPolicy(attempt_timeout=odd)),
+        ("max_attempts", lambda: RetryPolicy(max_attempts=odd)),
     ]
 
     for name, call in calls:
         with pytest.raises(kind, match=f"^'?{name}'?( must be > 0: nan|: {got})$"):
             call()
+
+
+def test_a_limit_that_is_not_whole_is_refused() -> None:
+    """
+    Taken one by one from half a record more, nothing is ever left: it would let everything through.
+    A whole one may be a float, as a configuration has it.
+    """
+    client = client_of(MemoryService(), clock=SystemClock(), max_concurrency=2.0)
+    calls: list[tuple[str, Callable[[Any], object]]] = [
+        ("max_concurrency", lambda most: client_of(MemoryService(), max_concurrency=most)),
+        ("max_pending", lambda most: UsageBatcher(client, max_pending=most)),
+        ("max_attempts", lambda most: RetryPolicy(max_attempts=most)),
+    ]
+
+    for name, call in calls:
+        call(2.0)
+        with pytest.raises(ValueError, match=f"^{name}: expected a whole number, got 1.5$"):
+            call(1.5)
 
 
 class Unreadable(Mapping[str, Any]):

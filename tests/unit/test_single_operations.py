@@ -193,3 +193,22 @@ def test_no_subclass_of_datetime_is_asked_for_its_seconds() -> None:
 
     (request,) = service.requests
     assert datetime(2026, 11, 23, 11, 59, 59, tzinfo=UTC).timestamp() == request["Timestamp"]
+
+
+def test_an_error_says_the_token_by_which_the_request_can_be_repeated() -> None:
+    """
+    A call that gives none has one all the same. Where each token counts, as on AgentCore, whoever
+    follows the advice to send it again and gives another meters twice.
+    """
+    service = Saying({"no": "id"})
+
+    async def run() -> InvalidResponseError:
+        async with client_of(service) as client:
+            with pytest.raises(InvalidResponseError) as caught:
+                await client.meter_usage(**METER, timeout=1.0)
+            return caught.value
+
+    notes = run_virtual(run()).__notes__
+
+    (token,) = {request["ClientToken"] for request in service.requests}
+    assert [f"to repeat this very request, give client_token={token!r}"] == notes

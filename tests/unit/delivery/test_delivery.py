@@ -4,24 +4,36 @@ import asyncio
 import importlib
 import sys
 from contextlib import suppress
+from datetime import timedelta
 from random import Random
 from typing import Any
 
 import pytest
 from support.figures import DOORS, CountingLoop, batch, opened, refusing, send_through, through
 from support.memory import MemoryService, client_of, metered, usage
-from support.virtual import run_virtual
+from support.virtual import START, run_virtual
 
 from marketplace_metering_async import UsageBatcher
 from marketplace_metering_async.aws.transport import Request, Response
 from marketplace_metering_async.client import shared_of
-from marketplace_metering_async.errors import DeliveryTimeoutError, UnexpectedError
+from marketplace_metering_async.errors import (
+    DeliveryTimeoutError,
+    OutOfWindowError,
+    UnexpectedError,
+)
 from marketplace_metering_async.events import Event, Retrying
 from marketplace_metering_async.flow.pacing import AdaptivePacer, CallEnd
 from marketplace_metering_async.results import RecordResult, RecordStatus
 from marketplace_metering_async.sandbox import FaultKind, Refusal
 
 S = RecordStatus
+
+
+class Longest(Random):
+    """Makes every delay as long as it may be."""
+
+    def random(self) -> float:
+        return 1.0
 
 
 @pytest.mark.parametrize("code", ["ValidationException", "InvalidUsageDimensionException"])
@@ -45,11 +57,6 @@ def test_what_failed_together_backs_off_as_the_one_that_failed_most_often() -> N
     """
     A record that joins one which has failed before waits as long as that one.
     """
-
-    class Longest(Random):
-        def random(self) -> float:
-            return 1.0
-
     service = MemoryService(lambda number, body: FaultKind.ERROR_503 if number < 3 else None)
     events: list[Event] = []
 
@@ -68,6 +75,41 @@ def test_what_failed_together_backs_off_as_the_one_that_failed_most_often() -> N
 
     assert [1, 2, 2] == service.sizes
     assert [(1, 0.1), (2, 0.2)] == [(e.attempt, e.delay) for e in events if type(e) is Retrying]
+
+
+def test_what_backs_off_is_tried_again_before_its_window_closes() -> None:
+    """
+    Its next delay would end after that: it comes again within half the time that is left.
+    """
+    service = MemoryService(lambda number, body: FaultKind.ERROR_503 if is_down() else None)
+
+    def is_down() -> bool:
+        return asyncio.get_running_loop().time() < 20
+
+    closing = START - timedelta(hours=24) + timedelta(seconds=21)
+
+    result = batch(service, usage(1, timestamp=closing), random=Longest())
+
+    assert {S.SUCCESS: 1} == result.counts
+    assert len(service.requests) < 15
+
+
+def test_what_fails_backs_off_when_its_window_should_have_closed_as_well() -> None:
+    """
+    Within five minutes of the edge it is tried, since the clocks may differ, but at no other pace:
+    it would take every other call from those that wait.
+    """
+    closed = START - timedelta(hours=24, minutes=1)
+    late = usage(1, timestamp=closed)[0]
+    service = MemoryService(
+        lambda number, body: FaultKind.ERROR_503 if len(body["UsageRecords"]) == 1 else None
+    )
+
+    result = batch(service, [late, *usage(2500)], calls_per_second=10.0, random=Longest())
+
+    assert {S.SUCCESS: 2500, S.UNCONFIRMED: 1} == result.counts
+    assert isinstance(result[0].error, OutOfWindowError)
+    assert 10 < result[0].attempts < 24
 
 
 def test_the_end_of_the_time_says_what_was_wrong_until_then() -> None:

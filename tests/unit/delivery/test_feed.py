@@ -13,10 +13,11 @@ from support.virtual import START, VirtualClock, run_virtual
 
 from marketplace_metering_async import UsageBatcher
 from marketplace_metering_async.delivery.batch import UNCLEAR_SCHEMES
+from marketplace_metering_async.errors import KeyAlreadySentError
 from marketplace_metering_async.events import BatchEnded, CallEnded, Event, Settled, WarningIssued
 from marketplace_metering_async.records import UsageRecord
 from marketplace_metering_async.results import RecordResult, RecordStatus
-from marketplace_metering_async.sandbox import FaultKind, Refusal
+from marketplace_metering_async.sandbox import Book, FaultKind, Refusal, Rules
 
 LICENSE = "arn:aws:license-manager::111122223333:license:l-" + "0" * 32
 NAME: ContextVar[str] = ContextVar("name")
@@ -199,3 +200,66 @@ def test_who_leaves_as_the_verdict_comes_is_gone(refused: bool) -> None:  # noqa
         return max(service.sizes)
 
     assert 1 == run_virtual(run())
+
+
+@pytest.mark.parametrize("is_refused", [False, True])
+@pytest.mark.parametrize("code_first", [False, True])
+def test_the_second_scheme_of_an_hour_waits_for_the_verdict_on_the_first(
+    is_refused: bool,  # noqa: FBT001
+    code_first: bool,  # noqa: FBT001
+) -> None:
+    """
+    One is on the wire when the other comes: to say that none was sent, and to advise to send the
+    license's once, would bill the customer twice. Where the first is not metered, it is sent.
+    """
+
+    def of_first(number: int, _: Any) -> Refusal | None:
+        return Refusal("InvalidTagException") if is_refused and number == 1 else None
+
+    service = MemoryService(of_first)
+    service.round_trip = 1.0
+    (by_code,) = usage(1)
+    pair = [by_code, licensed(by_code, "product")]
+
+    async def run() -> list[RecordResult]:
+        async with client_of(service) as client, UsageBatcher(client, linger=0) as batcher:
+            await client.endpoint()
+            first = asyncio.create_task(batcher.meter(pair[not code_first]))
+            await asyncio.sleep(0.5)
+            second = asyncio.create_task(batcher.meter(pair[code_first]))
+            return [await first, await second]
+
+    first, second = run_virtual(run())
+
+    if is_refused:
+        assert [RecordStatus.REJECTED, RecordStatus.SUCCESS] == [first.status, second.status]
+    else:
+        assert [RecordStatus.SUCCESS, RecordStatus.REJECTED] == [first.status, second.status]
+        assert isinstance(second.error, KeyAlreadySentError)
+    assert 1 == len(service.book)
+
+
+@pytest.mark.parametrize("is_later", [False, True])
+def test_what_differs_from_a_record_that_is_not_metered_is_sent(
+    is_later: bool,  # noqa: FBT001
+) -> None:
+    """
+    The service had another quantity on file before the first came: which one, it does not say.
+    """
+    service = MemoryService(book=Book(rules=Rules(identical_resend="success")))
+    service.round_trip = 1.0
+    (on_file,) = usage(1)
+
+    async def run() -> list[RecordResult]:
+        async with client_of(service) as client:
+            await client.batch_meter_usage([on_file])
+            async with UsageBatcher(client, linger=0) as batcher:
+                first = asyncio.create_task(batcher.meter(evolve(on_file, quantity=7)))
+                await asyncio.sleep(2.0 if is_later else 0.5)
+                second = asyncio.create_task(batcher.meter(on_file))
+                return [await first, await second]
+
+    first, second = run_virtual(run())
+
+    assert [RecordStatus.DUPLICATE_RECORD, RecordStatus.SUCCESS] == [first.status, second.status]
+    assert first.metered is False
