@@ -162,6 +162,8 @@ class Feed(Door):
         Returns: positions that get no result any more: none where it may be sent all the same.
         """
         entry = self._by_key.get(record.key(self._product_code))
+        if entry is None and self._schemes is not None:  # it may wait for one of the other scheme
+            entry = next((one for one in self._entries.values() if position in one.others), None)
         if entry is None:
             return []
         gone: list[int] = []

@@ -239,6 +239,30 @@ def test_the_second_scheme_of_an_hour_waits_for_the_verdict_on_the_first(
     assert 1 == len(service.book)
 
 
+def test_who_leaves_while_the_other_scheme_is_on_the_wire_is_not_sent() -> None:
+    """
+    Its caller gave up before anything of it had left: nobody knows of it any more.
+    """
+    service = MemoryService(
+        lambda number, _: Refusal("InvalidTagException") if number == 1 else None
+    )
+    service.round_trip = 1.0
+    (by_code,) = usage(1)
+
+    async def run() -> RecordResult:
+        async with client_of(service) as client, UsageBatcher(client, linger=0) as batcher:
+            await client.endpoint()
+            first = asyncio.create_task(batcher.meter(by_code))
+            await asyncio.sleep(0.5)
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.1):
+                    await batcher.meter(licensed(by_code, "product"))
+            return await first
+
+    assert RecordStatus.REJECTED == run_virtual(run()).status
+    assert [1] == service.sizes
+
+
 @pytest.mark.parametrize("is_later", [False, True])
 def test_what_differs_from_a_record_that_is_not_metered_is_sent(
     is_later: bool,  # noqa: FBT001
