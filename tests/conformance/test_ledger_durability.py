@@ -92,19 +92,21 @@ async def test_every_transaction_waits_for_the_disk(place: str, configured: str,
     assert configured == after
 
 
+@pytest.mark.parametrize("how", ["terminate", "cancel"])
 @pytest.mark.parametrize("pieces", [1, 2], ids=["carefully", "at once"])
 async def test_what_no_standby_has_is_not_acknowledged(
-    careless: PostgresServer, pieces: int, monkeypatch: pytest.MonkeyPatch
+    careless: PostgresServer, pieces: int, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    Where the server is to wait for one: a commit whose wait was broken off is waited for again.
+    Where the server is to wait for one: a commit whose wait was broken off is waited for again,
+    though the server calls one done whose wait somebody has cancelled.
     """
     monkeypatch.setattr(postgresql_connections, "_TRIES", 2)
     async with house_at(await new_postgres_database(careless.url)) as house:
         for _ in range(pieces):
             await house.use(1)
         await configure(careless, synchronous_standby_names="nobody")
-        ending = asyncio.create_task(_end_what_waits_for_a_standby(careless.url))
+        ending = asyncio.create_task(_end_what_waits_for_a_standby(careless.url, how))
         with pytest.raises(LedgerOutcomeUnknownError, match="whether this was stored is unknown"):
             await house.use(10, event_id="e")
         ended = ending.cancel()
@@ -116,11 +118,10 @@ async def test_what_no_standby_has_is_not_acknowledged(
         assert pieces + 10 == (await house.balance()).recorded
 
 
-async def _end_what_waits_for_a_standby(url: str) -> None:
+async def _end_what_waits_for_a_standby(url: str, how: str) -> None:
     while True:
         await execute(
-            url,
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'",
+            url, f"SELECT pg_{how}_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
         )
         await asyncio.sleep(0.05)
 

@@ -7,8 +7,8 @@ another session of the server.
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from importlib.resources.abc import Traversable
 from random import randrange
 from typing import Any, Final, TypeVar
@@ -74,6 +74,11 @@ _MOVING_SECONDS: Final = 2.0
 """A ledger that moves does not say so sooner, for it waits for the caller who asks."""
 _NOTE_LASTS: Final = 6 * 86_400.0
 """Seconds for which a process looks for its note: relays remove those that are a week old."""
+_WAITS_FOR_STANDBY: Final = "SyncRepWaitForLSN"
+"""
+What of the server warns, in whatever language, that somebody has cancelled a commit while it waited
+for a standby: pg_cancel_backend() does. The commit is called done then.
+"""
 _OTHER_LEDGER: Final = (
     "connection: connect it to the database of this ledger; it is connected to another one, where "
     "nothing was stored"
@@ -375,12 +380,33 @@ class PostgresConnections:
     def _database(self, connection: Connection) -> PostgresDatabase:
         return PostgresDatabase(connection, self._schema, self.shard)
 
-    def _connection(self) -> Any:  # noqa: ANN401
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[Connection]:
+        """
+        Lend a connection of the pool.
+
+        Raises:
+            ConnectionAbortedError: a commit on it may be on the server's own disk alone.
+        """
         if self._pool is None:
             raise LedgerClosedError("the ledger is closed")
         if self._process != os.getpid():
             raise LedgerClosedError("the ledger belongs to another process; open one for this")
-        return self._pool.acquire(timeout=_COMMAND_SECONDS)
+        broken_off: list[Any] = []
+
+        def hear(_connection: Connection, message: Any) -> None:  # noqa: ANN401 - asyncpg's
+            if message.server_source_function == _WAITS_FOR_STANDBY:
+                broken_off.append(message)
+
+        async with self._pool.acquire(timeout=_COMMAND_SECONDS) as connection:
+            connection.add_log_listener(hear)
+            try:
+                yield connection
+            finally:
+                with suppress(self._asyncpg.InterfaceError):  # it was lost
+                    connection.remove_log_listener(hear)
+        if broken_off:
+            raise ConnectionAbortedError("somebody has ended the wait for a standby")
 
     async def _begin(
         self,
