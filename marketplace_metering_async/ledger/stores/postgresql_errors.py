@@ -42,6 +42,8 @@ def first_of(error: BaseException, pg: Any) -> BaseException:  # noqa: ANN401
 
 def is_passing(error: BaseException, pg: Any) -> bool:  # noqa: ANN401
     """Whether another try may succeed."""
+    if isinstance(error, pg.InterfaceError):  # a connection that was lost between two statements
+        return not isinstance(error, ValueError)  # a value that cannot be sent
     return isinstance(
         error,
         (
