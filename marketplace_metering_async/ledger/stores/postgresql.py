@@ -17,11 +17,13 @@ from collections.abc import Awaitable, Collection, Mapping, Sequence
 from importlib.resources.abc import Traversable
 from typing import Final
 
+from attrs import evolve
+
 from marketplace_metering_async.clock import Clock
 from marketplace_metering_async.errors import LedgerError, UsageRefusedError
 from marketplace_metering_async.ledger.history import HistoryEntry, HistoryQuery
 from marketplace_metering_async.ledger.identity import HIDDEN, Identity
-from marketplace_metering_async.ledger.model import HourState, Usage
+from marketplace_metering_async.ledger.model import HourState, Settlement, Usage
 from marketplace_metering_async.ledger.open_hours import PostingRules
 from marketplace_metering_async.ledger.posting import PostingResult
 from marketplace_metering_async.ledger.stores import (
@@ -42,6 +44,7 @@ from marketplace_metering_async.ledger.stores.store import Store
 from marketplace_metering_async.ledger.stores.watermark_folder import WatermarkFolder, watermark_of
 from marketplace_metering_async.ledger.stores.words import FailPoint, no_failure
 
+_WORDS_OF_THE_SERVICE: Final = ("status", "error", "request_id", "metering_record_id")
 _NOTES_AT_ONCE: Final = 1_000
 _PATIENCE: Final = (0.25, 1.0, 4.0, 16.0)
 """Seconds for which a group waits for others, each time that it is tried."""
@@ -188,6 +191,15 @@ class PostgresStore(Store):
         first = await self.known_events(names[:half])
         return {**first, **await self.known_events(names[half:])}
 
+    async def settle(self, settlements: Sequence[Settlement], now: int) -> list[Settlement]:
+        """See Store; where the database has no characters for the service's words, in ASCII."""
+        try:
+            return await super().settle(settlements, now)
+        except LedgerError as error:
+            if not names_no_value(error):
+                raise
+        return await super().settle([*map(_in_ascii, settlements)], now)
+
     async def fold(self, now: int, rules: PostingRules) -> Counter[HourState]:
         """See Store."""
         ended, ids = Counter[HourState](), await self._arrived(0)
@@ -246,3 +258,11 @@ class PostgresStore(Store):
         """Wait for all that saw a ledger which has not moved; what comes later sees it move."""
         await db.fetch("LOCK TABLE marketplace_metering.ledger IN ACCESS EXCLUSIVE MODE")
         return await super()._retire(db, to)
+
+
+def _in_ascii(one: Settlement) -> Settlement:
+    texts = {name: getattr(one, name) for name in _WORDS_OF_THE_SERVICE}
+    return evolve(
+        one,
+        **{name: text and text.encode("ascii", "replace").decode() for name, text in texts.items()},
+    )
