@@ -92,6 +92,27 @@ async def test_every_transaction_waits_for_the_disk(place: str, configured: str,
     assert configured == after
 
 
+@pytest.mark.parametrize(
+    ("configured", "used"), [("0", "30s"), ("1d", "30s"), ("5s", "5s"), ("750ms", "750ms")]
+)
+async def test_a_transaction_whose_client_is_gone_ends_soon(
+    place: str, configured: str, used: str
+) -> None:
+    """
+    Also where a day is configured, as Amazon RDS does: it holds rows that others wait for.
+    """
+    name = "idle_in_transaction_session_timeout"
+    await execute(place, f"ALTER DATABASE {urlsplit(place).path[1:]} SET {name} = '{configured}'")
+    async with house_at(place) as house:
+        run = connections_of(house.ledger).run
+        lasts = [
+            await run(lambda db: db.fetchval("SELECT current_setting($1)", name), once=once)
+            for once in (False, True)
+        ]
+
+    assert [used, used] == lasts
+
+
 @pytest.mark.parametrize("how", ["terminate", "cancel"])
 @pytest.mark.parametrize("pieces", [1, 2], ids=["carefully", "at once"])
 async def test_what_no_standby_has_is_not_acknowledged(

@@ -22,7 +22,8 @@ _DURABLE: Final = """
 """
 """For the transaction alone; remote_apply waits for even more."""
 _ENDS_SOON: Final = """
-    CASE WHEN current_setting('idle_in_transaction_session_timeout') = '0'
+    CASE WHEN current_setting('idle_in_transaction_session_timeout')::interval
+              NOT BETWEEN interval '1ms' AND interval '30s'
          THEN set_config('idle_in_transaction_session_timeout', '30s', true) END
 """
 """A transaction whose client is gone holds its locks, and its COMMIT in doubt, no longer."""
