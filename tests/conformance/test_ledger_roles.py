@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
-from support.ledgers import ACCOUNT, HOUR, NOON, execute, house_at, upgraded
+from support.ledgers import ACCOUNT, HOUR, NOON, change, execute, house_at, upgraded
 
 from marketplace_metering_async import (
     ConfigurationError,
@@ -198,13 +198,17 @@ async def test_an_upgrade_takes_as_long_as_it_takes(
     place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    Neither our own limit of a statement nor one that the role has ends it, and those that open the
-    ledger meanwhile wait. ledger M9
+    Neither our own limit of a statement nor one that the role has ends it, nor its limit of a wait
+    or of a transaction; those that open the ledger meanwhile wait. ledger M9
     """
     later = "SELECT pg_sleep(2.5);\nUPDATE {schema}ledger SET min_compatible = 2;\n"
     async with house_at(place) as house:
         name = urlsplit(place).path[1:]
-        await execute(place, f"ALTER DATABASE {name} SET statement_timeout = '1500ms'")
+        for limit in await change(
+            place,
+            "SELECT name FROM pg_settings WHERE name ~ '^(statement|lock|transaction)_timeout'",
+        ):
+            await execute(place, f"ALTER DATABASE {name} SET {limit[0]} = '1500ms'")
         monkeypatch.setattr(postgresql_connections, "_COMMAND_SECONDS", 1.5)
         first = upgraded(house, tmp_path, later)
         second = UsageLedger(PostgresStore(place, schema=tmp_path / "schema"))

@@ -153,8 +153,8 @@ class PostgresConnections:
                 raise LedgerError(
                     f"leave out of the ledger's URL what the server does not know: {error}"
                 ) from error
-            place = place_of(self._url, self._schema)
-            raise LedgerError(f"PostgreSQL cannot be used: {text_of(error)} ({place})") from error
+            place, text = place_of(self._url, self._schema), text_of(first_of(error, asyncpg))
+            raise LedgerError(f"PostgreSQL cannot be used: {text} ({place})") from error
         except ValueError:  # its text may show a part of the password
             raise LedgerError(
                 "check the ledger's URL: it cannot be read as one; in user and password, signs "

@@ -24,6 +24,12 @@ The first lock of a transaction on a table lets the session hear what others hav
 lock does not, and so what it has looked up before stays as it was.
 """
 
+_WITHOUT_LIMITS: Final = """
+    SELECT set_config(name, '0', true) FROM pg_catalog.pg_settings
+    WHERE name IN ('statement_timeout', 'lock_timeout', 'transaction_timeout')
+"""
+"""For the transaction alone; the last one is known from version 17 on."""
+
 
 @frozen
 class SchemaUpgrade:
@@ -78,7 +84,7 @@ class SchemaUpgrade:
 
     async def _run(self, connection: Connection) -> None:
         async with connection.transaction(isolation="read_committed"):
-            await connection.execute("SET LOCAL statement_timeout = 0")
+            await connection.execute(_WITHOUT_LIMITS)
             await connection.execute("SELECT pg_advisory_xact_lock(7305803390)")
             # A session that PgBouncer lends may remember that there was no schema, or no table.
             await connection.execute(_FORGET)
