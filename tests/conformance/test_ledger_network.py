@@ -442,6 +442,24 @@ async def test_a_connection_that_is_lost_meanwhile_is_replaced(
     assert "done" == done
 
 
+@pytest.mark.usefixtures("_impatient")
+async def test_an_outage_is_not_logged_beside_the_ledger(
+    place: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """
+    Who has nothing to store needs no connection, and asks for none, which would be a traceback each
+    time.
+    """
+    async with proxy_to(place) as proxy, house_at(proxy.url) as house:
+        await house.use(1)
+        await proxy.cut()
+        with pytest.raises(LedgerError):
+            await house.use(2)
+        await asyncio.sleep(0.1)
+
+    assert [] == [record.getMessage() for record in caplog.records]
+
+
 @pytest.mark.parametrize("password", ["pa/s3cret", "pa#s3cret", "#s3cret", "pa?s3cret", "[s3cret"])
 async def test_a_url_that_cannot_be_read_shows_no_password(password: str) -> None:
     """

@@ -142,7 +142,7 @@ class PostgresConnections:
                 await first.close(timeout=_CLOSE_SECONDS)
             self._pool = await asyncpg.create_pool(
                 self._url,
-                min_size=1,
+                min_size=0,
                 max_size=_CONNECTIONS,
                 command_timeout=_COMMAND_SECONDS,
                 reset=_nothing,
