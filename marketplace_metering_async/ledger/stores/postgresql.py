@@ -34,7 +34,10 @@ from marketplace_metering_async.ledger.stores import (
 )
 from marketplace_metering_async.ledger.stores.database import Database
 from marketplace_metering_async.ledger.stores.identifying import identity
-from marketplace_metering_async.ledger.stores.postgresql_connections import PostgresConnections
+from marketplace_metering_async.ledger.stores.postgresql_connections import (
+    CLUSTER,
+    PostgresConnections,
+)
 from marketplace_metering_async.ledger.stores.postgresql_errors import (
     names_no_value,
     was_kept_waiting,
@@ -96,12 +99,11 @@ class PostgresStore(Store):
     async def _mark(self, db: Database) -> str:
         """Return the cluster and the database in it."""
         cluster = HIDDEN
-        database, shows_cluster = await db.fetchrow(
-            "SELECT (SELECT oid FROM pg_database WHERE datname = current_database()), "
-            "has_function_privilege('pg_control_system()', 'EXECUTE')"
+        if self._database.shows_cluster:
+            cluster = await db.fetchval(CLUSTER)
+        database = await db.fetchval(
+            "SELECT oid FROM pg_database WHERE datname = current_database()"
         )
-        if shows_cluster:
-            cluster = await db.fetchval("SELECT system_identifier FROM pg_control_system()")
         return f"{cluster} {database}"
 
     def _watermark(self, ledger: Identity) -> WatermarkFolder | None:

@@ -84,6 +84,7 @@ _OTHER_LEDGER: Final = (
     "nothing was stored"
 )
 
+CLUSTER: Final = "SELECT system_identifier FROM pg_control_system()"
 _MAY_WRITE: Final = """
     SELECT has_table_privilege('marketplace_metering.ledger', 'UPDATE')
            AND NOT current_setting('transaction_read_only')::boolean
@@ -104,6 +105,7 @@ class PostgresConnections:
         """Note where; open() does the work. Another *schema* is for tests of upgrades."""
         self._url, self._schema = schema_in(url)
         self.may_write = True
+        self.shows_cluster = False
         self.clock = FollowingClock()
         self._reach = reach
         migrations = migrations_in(schema) if schema else migrations_of("postgresql")
@@ -464,6 +466,10 @@ class PostgresConnections:
                 "set fsync = on: this PostgreSQL does not wait for its disk (fsync = off), and "
                 "would lose usage when the machine stops"
             )
+        try:
+            self.shows_cluster = await connection.fetchval(CLUSTER) is not None
+        except self._asyncpg.PostgresError:  # it lets not everybody ask, or, as Aurora, nobody
+            self.shows_cluster = False
         await self._upgrade.prepare(connection)
         db = self._database(connection)
         self.may_write = await db.fetchval(_MAY_WRITE)
