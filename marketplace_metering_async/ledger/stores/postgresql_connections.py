@@ -9,6 +9,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import partial
 from importlib.resources.abc import Traversable
 from random import randrange
 from typing import Any, Final, TypeVar
@@ -139,9 +140,10 @@ class PostgresConnections:
                 self._url, statement_cache_size=0, command_timeout=_COMMAND_SECONDS
             )
             try:
-                self._pooled = await self._prepare(first)
+                version = await self._look(first)
             finally:
                 await first.close(timeout=_CLOSE_SECONDS)
+            await self._upgrade.prepare(version)
             self._pool = await asyncpg.create_pool(
                 self._url,
                 min_size=0,
@@ -451,27 +453,28 @@ class PostgresConnections:
     def _errors(self) -> tuple[type[BaseException], ...]:
         return errors_of(self._asyncpg)
 
-    async def _prepare(self, connection: Connection) -> bool:
-        """
-        Bring the schema up to date, which takes no right where it is; return whether a pooler is
-        between.
-        """
-        asked = self.clock.passed()
-        server = await connection.fetchrow(
-            f"SELECT current_setting('fsync') AS fsync, pg_backend_pid() AS process, {CLOCK}"
-        )
-        self.clock.hear(server["clock"], asked=asked)
-        if server["fsync"] == "off":
-            raise LedgerUnusableError(
-                "set fsync = on: this PostgreSQL does not wait for its disk (fsync = off), and "
-                "would lose usage when the machine stops"
+    async def _look(self, connection: Connection) -> int:
+        """Note what the server is and lets this role do, and return the version of the schema."""
+        as_usual = partial(connection.transaction, isolation="read_committed")  # also on a standby
+        async with as_usual():
+            asked = self.clock.passed()
+            server = await connection.fetchrow(
+                f"SELECT current_setting('fsync') AS fsync, pg_backend_pid() AS process, {CLOCK}"
             )
+            self.clock.hear(server["clock"], asked=asked)
+            if server["fsync"] == "off":
+                raise LedgerUnusableError(
+                    "set fsync = on: this PostgreSQL does not wait for its disk (fsync = off), and "
+                    "would lose usage when the machine stops"
+                )
+            # Behind a pooler, another process answers than the one that the session began with.
+            self._pooled = server["process"] != connection.get_server_pid()
+            version = await self._upgrade.version(connection)
+            writes = version < self._known  # who upgrades it owns it
+            self.may_write = writes or await self._database(connection).fetchval(_MAY_WRITE)
         try:
-            self.shows_cluster = await connection.fetchval(CLUSTER) is not None
+            async with as_usual():
+                self.shows_cluster = await connection.fetchval(CLUSTER) is not None
         except self._asyncpg.PostgresError:  # it lets not everybody ask, or, as Aurora, nobody
             self.shows_cluster = False
-        await self._upgrade.prepare(connection)
-        db = self._database(connection)
-        self.may_write = await db.fetchval(_MAY_WRITE)
-        # Behind a pooler, another process answers than the one that the session began with.
-        return bool(server["process"] != connection.get_server_pid())
+        return version
