@@ -45,10 +45,10 @@ def settlement(
         state=state,
         not_before=max(again_at, now + _pause(claimed, result, now)) if again else 0,
         in_doubt=in_doubt,
-        status=result.service_status or result.status.value,
-        error=_worded(result.error),
-        request_id=result.request_id,
-        metering_record_id=result.metering_record_id,
+        status=_storable(result.service_status or result.status.value),
+        error=_storable(_worded(result.error)) or None,
+        request_id=_storable(result.request_id) or None,
+        metering_record_id=_storable(result.metering_record_id) or None,
     )
 
 
@@ -123,10 +123,15 @@ def _is_of_account(error: MeteringError | None) -> bool:
 
 
 def _worded(error: MeteringError | None) -> str | None:
-    """Return what is kept of an error: of a refusal also the service's text, short and storable."""
+    """Return what is kept of an error: of a refusal also the service's text, short."""
     if error is None:
         return None
     if not isinstance(error, MarketplaceMeteringException):
         return f"{type(error).__name__}: {error}"
-    said = "".join(sign if sign.isprintable() else "?" for sign in error.message[:_LONGEST_TEXT])
+    said = error.message[:_LONGEST_TEXT]
     return f"{error}: {said}" if said else str(error)
+
+
+def _storable(text: str | None) -> str:
+    """Return a text without what a database may not store, such as NUL."""
+    return "".join(sign if sign.isprintable() else "?" for sign in text or "")

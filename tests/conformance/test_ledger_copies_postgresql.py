@@ -44,6 +44,7 @@ from support.ledgers import (
 
 from marketplace_metering_async import LedgerUnusableError
 from marketplace_metering_async.ledger import HourState
+from marketplace_metering_async.ledger.stores import postgresql, postgresql_connections
 from marketplace_metering_async.ledger.stores.postgresql_database import PostgresDatabase
 
 
@@ -224,6 +225,22 @@ async def test_a_server_that_shows_no_identity_is_used(place: str) -> None:
     async with later.ledger:
         await an_hour_later(later)
         status = await later.balance()
+
+    assert (3, False) == (status.metered, status.is_unconfirmed_copy)
+
+
+async def test_a_server_that_fails_to_show_its_identity_is_used(
+    place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    Amazon Aurora lets everybody call such a function, and may have an error for it.
+    """
+    for module in (postgresql, postgresql_connections):
+        monkeypatch.setattr(module, "CLUSTER", "SELECT 1 / 0 FROM pg_control_system()")
+    async with house_at(place) as house:
+        await house.use(3)
+        await house.relay_after(hours=1)
+        status = await house.balance()
 
     assert (3, False) == (status.metered, status.is_unconfirmed_copy)
 

@@ -92,19 +92,43 @@ async def test_every_transaction_waits_for_the_disk(place: str, configured: str,
     assert configured == after
 
 
-@pytest.mark.parametrize("pieces", [1, 2], ids=["carefully", "at once"])
-async def test_what_no_standby_has_is_not_acknowledged(
-    careless: PostgresServer, pieces: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("configured", "used"), [("0", "30s"), ("1d", "30s"), ("5s", "5s"), ("750ms", "750ms")]
+)
+async def test_a_transaction_whose_client_is_gone_ends_soon(
+    place: str, configured: str, used: str
 ) -> None:
     """
-    Where the server is to wait for one: a commit whose wait was broken off is waited for again.
+    Also where a day is configured, as Amazon RDS does: it holds rows that others wait for.
+    """
+    name = "idle_in_transaction_session_timeout"
+    await execute(place, f"ALTER DATABASE {urlsplit(place).path[1:]} SET {name} = '{configured}'")
+    async with house_at(place) as house:
+        run = connections_of(house.ledger).run
+        lasts = [
+            await run(lambda db: db.fetchval("SELECT current_setting($1)", name), once=once)
+            for once in (False, True)
+        ]
+
+    assert [used, used] == lasts
+
+
+@pytest.mark.parametrize("how", ["terminate", "cancel"])
+@pytest.mark.parametrize("pieces", [1, 2], ids=["carefully", "at once"])
+async def test_what_no_standby_has_is_not_acknowledged(
+    careless: PostgresServer, pieces: int, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    Where the server is to wait for one: a commit whose wait was broken off is waited for again,
+    though the server calls one done whose wait somebody has cancelled, and warns of it only where
+    nobody has asked for silence.
     """
     monkeypatch.setattr(postgresql_connections, "_TRIES", 2)
     async with house_at(await new_postgres_database(careless.url)) as house:
         for _ in range(pieces):
             await house.use(1)
-        await configure(careless, synchronous_standby_names="nobody")
-        ending = asyncio.create_task(_end_what_waits_for_a_standby(careless.url))
+        await configure(careless, synchronous_standby_names="nobody", client_min_messages="error")
+        ending = asyncio.create_task(_end_what_waits_for_a_standby(careless.url, how))
         with pytest.raises(LedgerOutcomeUnknownError, match="whether this was stored is unknown"):
             await house.use(10, event_id="e")
         ended = ending.cancel()
@@ -116,11 +140,10 @@ async def test_what_no_standby_has_is_not_acknowledged(
         assert pieces + 10 == (await house.balance()).recorded
 
 
-async def _end_what_waits_for_a_standby(url: str) -> None:
+async def _end_what_waits_for_a_standby(url: str, how: str) -> None:
     while True:
         await execute(
-            url,
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'",
+            url, f"SELECT pg_{how}_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
         )
         await asyncio.sleep(0.05)
 

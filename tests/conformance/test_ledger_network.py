@@ -413,6 +413,53 @@ async def test_a_connection_that_is_lost_on_the_way_is_replaced(place: str) -> N
     assert 3 == status.recorded
 
 
+@pytest.mark.parametrize("doing", ["read", "run", "run once"])
+@pytest.mark.parametrize("last", [True, False], ids=["before it ends", "before a statement"])
+async def test_a_connection_that_is_lost_meanwhile_is_replaced(
+    place: str, doing: str, *, last: bool
+) -> None:
+    """
+    While the database waits for us, such as for a watermark: nothing of the next statement, or of
+    the COMMIT, has left then.
+    """
+    lost: list[int] = []
+
+    async def lose_it(db: Any) -> str:
+        process = await db.fetchval("SELECT pg_backend_pid()")
+        if not lost:
+            lost.append(process)
+            await execute(place, f"SELECT pg_terminate_backend({process}, 10000)")
+            await asyncio.sleep(0.1)
+        if not last:
+            await db.fetch("SELECT 1")
+        return "done"
+
+    async with house_at(place) as house:
+        connections = connections_of(house.ledger)
+        do = connections.read if doing == "read" else connections.run
+        done = await do(lose_it, **({"once": True} if doing == "run once" else {}))
+
+    assert "done" == done
+
+
+@pytest.mark.usefixtures("_impatient")
+async def test_an_outage_is_not_logged_beside_the_ledger(
+    place: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """
+    Who has nothing to store needs no connection, and asks for none, which would be a traceback each
+    time.
+    """
+    async with proxy_to(place) as proxy, house_at(proxy.url) as house:
+        await house.use(1)
+        await proxy.cut()
+        with pytest.raises(LedgerError):
+            await house.use(2)
+        await asyncio.sleep(0.1)
+
+    assert [] == [record.getMessage() for record in caplog.records]
+
+
 @pytest.mark.parametrize("password", ["pa/s3cret", "pa#s3cret", "#s3cret", "pa?s3cret", "[s3cret"])
 async def test_a_url_that_cannot_be_read_shows_no_password(password: str) -> None:
     """

@@ -8,6 +8,7 @@ from shutil import copyfile
 from typing import Any
 from unittest.mock import patch
 from urllib.parse import urlsplit
+from uuid import uuid4
 
 import asyncpg
 import pytest
@@ -21,6 +22,7 @@ from support.ledgers import (
     a_caller,
     change,
     connections_of,
+    database_at,
     empty_postgres_database,
     execute,
     house_at,
@@ -50,7 +52,7 @@ from marketplace_metering_async.ledger.stores import (
 )
 from marketplace_metering_async.ledger.stores.database import Database
 from marketplace_metering_async.ledger.stores.postgresql_database import PostgresDatabase
-from marketplace_metering_async.sandbox import Sandbox
+from marketplace_metering_async.sandbox import Refusal, Sandbox
 
 
 async def test_many_adders_on_one_key_lose_nothing(place: str) -> None:
@@ -185,6 +187,30 @@ async def a_file_of_three_units(folder: Path) -> str:
     async with house_at(url) as house:
         await house.use(3, event_id="first")
     return url
+
+
+async def test_a_word_of_the_service_that_the_database_lacks_keeps_no_verdict_out(
+    postgres: str,
+) -> None:
+    """
+    A relay that cannot write one verdict down would send nothing more.
+    """
+    name = f"latin_{uuid4().hex}"
+    options = "ENCODING 'LATIN1' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'"
+    await execute(postgres, f"CREATE DATABASE {name} {options}")
+    refusal = Refusal("MoonPhase", "it isn\u2019t full")
+
+    def only_the_typo(number: int, body: dict[str, Any]) -> Refusal | None:
+        return refusal if "typo" in {one["Dimension"] for one in body["UsageRecords"]} else None
+
+    async with house_at(database_at(postgres, name), only_the_typo) as house:
+        await house.use(3)
+        await house.use(5, dimension="typo")
+        await house.relay_after(hours=1)
+        reasons = [entry.reason async for entry in house.ledger.history() if entry.reason]
+
+        assert 3 == (await house.balance()).metered
+        assert reasons[0].endswith("it isn?t full")
 
 
 @pytest.mark.parametrize("table", ["hour", "attempt", "kept_sum"])

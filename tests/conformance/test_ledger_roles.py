@@ -7,7 +7,18 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
-from support.ledgers import ACCOUNT, HOUR, NOON, execute, house_at, upgraded
+from support.clusters import clusters
+from support.ledgers import (
+    ACCOUNT,
+    HOUR,
+    NOON,
+    change,
+    database_at,
+    execute,
+    house_at,
+    new_postgres_database,
+    upgraded,
+)
 
 from marketplace_metering_async import (
     ConfigurationError,
@@ -113,6 +124,29 @@ async def test_who_may_only_read_reads(place: str, how: str) -> None:
         assert 3 == (await house.balance()).recorded
 
 
+async def test_a_standby_of_a_serializable_database_reads() -> None:
+    """
+    A standby refuses every statement that does not ask for less than that.
+    """
+    with clusters("primary", "standby") as (primary, standby):
+        primary.make()
+        place = await new_postgres_database(primary.url)
+        name = urlsplit(place).path[1:]
+        async with house_at(place) as house:
+            await house.use(3)
+            standby.follow(primary)
+            await execute(
+                primary.url,
+                f"ALTER DATABASE {name} SET default_transaction_isolation = 'serializable'",
+            )
+            await standby.caught_up(primary)
+            url = database_at(standby.url, name)
+            async with UsageLedger.open(url, create=False) as reader:
+                status = await reader.status()
+
+    assert 3 == status.recorded
+
+
 async def test_who_may_write_later_looks_then_which_ledger_it_is(place: str) -> None:
     """
     As all others do when they open it. ledger M7
@@ -198,13 +232,21 @@ async def test_an_upgrade_takes_as_long_as_it_takes(
     place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """
-    Neither our own limit of a statement nor one that the role has ends it, and those that open the
-    ledger meanwhile wait. ledger M9
+    Neither our own limit of a statement nor one that the role has ends it, nor its limit of a wait,
+    a transaction or an idle session; those that open the ledger meanwhile wait. ledger M9
     """
     later = "SELECT pg_sleep(2.5);\nUPDATE {schema}ledger SET min_compatible = 2;\n"
     async with house_at(place) as house:
         name = urlsplit(place).path[1:]
-        await execute(place, f"ALTER DATABASE {name} SET statement_timeout = '1500ms'")
+        known = await change(place, "SELECT name FROM pg_settings WHERE name LIKE '%\\_timeout'")
+        limits = {
+            "statement_timeout",
+            "lock_timeout",
+            "transaction_timeout",
+            "idle_session_timeout",
+        }
+        for limit in limits & {one[0] for one in known}:
+            await execute(place, f"ALTER DATABASE {name} SET {limit} = '1500ms'")
         monkeypatch.setattr(postgresql_connections, "_COMMAND_SECONDS", 1.5)
         first = upgraded(house, tmp_path, later)
         second = UsageLedger(PostgresStore(place, schema=tmp_path / "schema"))

@@ -478,6 +478,53 @@ async def test_what_a_caller_asks_for_in_between_leaves_no_false_word(
     assert is_unknown or "nothing was stored" in str(refusal.value)
 
 
+class _Cancelling(asyncpg.Connection):  # type: ignore[misc]  # asyncpg has no types here
+    """A connection that cancels who asks for something, once that has left."""
+
+    at = ""
+    whom: asyncio.Task[Any]
+
+    async def execute(self, query: str, *values: Any, **settings: Any) -> Any:
+        self._cancel_soon(query)
+        return await super().execute(query, *values, **settings)
+
+    async def fetch(self, query: str, *values: Any, **settings: Any) -> Any:
+        self._cancel_soon(query)
+        return await super().fetch(query, *values, **settings)
+
+    def _cancel_soon(self, query: str) -> None:
+        if self.at and self.at in query:
+            self.at = ""
+            asyncio.get_running_loop().call_soon(self.whom.cancel)
+
+
+@pytest.mark.parametrize("at", ["SAVEPOINT", "AS sees_all", "marketplace_metering.arr", "RELEASE"])
+async def test_a_call_that_is_cancelled_leaves_the_callers_transaction_usable(
+    home: House, place: str, at: str
+) -> None:
+    """
+    Such as by a timeout that the caller goes on after: a transaction that had failed would commit
+    nothing of the caller's data, and say nothing of it.
+    """
+    connection = await asyncpg.connect(place, connection_class=_Cancelling)
+    try:
+        await connection.execute("CREATE TABLE orders ()")
+        async with connection.transaction():
+            await connection.execute("INSERT INTO orders DEFAULT VALUES")
+            connection.at = at
+            connection.whom = adding = asyncio.create_task(
+                home.use(5, event_id="e", connection=connection)
+            )
+            await asyncio.wait((adding,))
+        orders = await connection.fetchval("SELECT count(*) FROM orders")
+    finally:
+        await connection.close()
+
+    assert adding.cancelled()
+    assert 1 == orders
+    assert await recorded(home) in (0, 5)
+
+
 async def test_a_transaction_takes_usage_of_many_calls_at_once(home: House, place: str) -> None:
     """
     One after another: on one connection the savepoint of one would undo another's.

@@ -1,5 +1,6 @@
 """The connection under what a caller gives: asyncpg's own, or SQLAlchemy's over it."""
 
+import asyncio
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -66,10 +67,12 @@ async def savepoint(connection: Any, asyncpg: Any) -> AsyncIterator[None]:  # no
     Raises:
         LedgerOutcomeUnknownError: it cannot be taken back.
     """
-    await connection.execute("SAVEPOINT marketplace_metering")
+    cancelled = await _whole(connection, "SAVEPOINT marketplace_metering")
     try:
+        if cancelled is not None:
+            raise cancelled  # noqa: TRY301 - and is taken back
         yield
-        await connection.execute("RELEASE SAVEPOINT marketplace_metering")
+        cancelled = await _whole(connection, "RELEASE SAVEPOINT marketplace_metering")
     except BaseException as error:
         if not await _taken_back(connection, asyncpg) and isinstance(error, Exception):
             raise LedgerOutcomeUnknownError(
@@ -78,16 +81,38 @@ async def savepoint(connection: Any, asyncpg: Any) -> AsyncIterator[None]:  # no
                 f"({text_of(error)})"
             ) from error
         raise
+    if cancelled is not None:  # too late: it is stored
+        raise cancelled
 
 
 async def _taken_back(connection: Any, asyncpg: Any) -> bool:  # noqa: ANN401
     """Return whether nothing is left of what was done since the savepoint."""
     try:
-        await connection.execute(
-            "ROLLBACK TO SAVEPOINT marketplace_metering; RELEASE SAVEPOINT marketplace_metering"
+        cancelled = await _whole(
+            connection,
+            "ROLLBACK TO SAVEPOINT marketplace_metering; RELEASE SAVEPOINT marketplace_metering",
         )
     except (asyncpg.InterfaceError, asyncpg.InternalClientError):  # it has not left
         return bool(connection.is_closed())
     except (OSError, asyncpg.PostgresError):  # the whole transaction cannot be committed any more
-        pass
+        return True
+    if cancelled is not None:
+        raise cancelled
     return True
+
+
+async def _whole(connection: Any, statement: str) -> asyncio.CancelledError | None:  # noqa: ANN401
+    """
+    Let a *statement* end, and return what has cancelled the caller meanwhile.
+
+    Broken off, it would leave a transaction that has failed, or one whose savepoint nobody knows
+    of; and what fails commits nothing, which neither the server nor a driver calls an error.
+    """
+    executing = asyncio.ensure_future(connection.execute(statement))
+    try:
+        await asyncio.shield(executing)
+    except asyncio.CancelledError as cancelled:
+        await asyncio.wait((executing,))
+        executing.result()
+        return cancelled
+    return None

@@ -17,11 +17,13 @@ from collections.abc import Awaitable, Collection, Mapping, Sequence
 from importlib.resources.abc import Traversable
 from typing import Final
 
+from attrs import evolve
+
 from marketplace_metering_async.clock import Clock
 from marketplace_metering_async.errors import LedgerError, UsageRefusedError
 from marketplace_metering_async.ledger.history import HistoryEntry, HistoryQuery
 from marketplace_metering_async.ledger.identity import HIDDEN, Identity
-from marketplace_metering_async.ledger.model import HourState, Usage
+from marketplace_metering_async.ledger.model import HourState, Settlement, Usage
 from marketplace_metering_async.ledger.open_hours import PostingRules
 from marketplace_metering_async.ledger.posting import PostingResult
 from marketplace_metering_async.ledger.stores import (
@@ -32,7 +34,10 @@ from marketplace_metering_async.ledger.stores import (
 )
 from marketplace_metering_async.ledger.stores.database import Database
 from marketplace_metering_async.ledger.stores.identifying import identity
-from marketplace_metering_async.ledger.stores.postgresql_connections import PostgresConnections
+from marketplace_metering_async.ledger.stores.postgresql_connections import (
+    CLUSTER,
+    PostgresConnections,
+)
 from marketplace_metering_async.ledger.stores.postgresql_errors import (
     names_no_value,
     was_kept_waiting,
@@ -42,6 +47,7 @@ from marketplace_metering_async.ledger.stores.store import Store
 from marketplace_metering_async.ledger.stores.watermark_folder import WatermarkFolder, watermark_of
 from marketplace_metering_async.ledger.stores.words import FailPoint, no_failure
 
+_WORDS_OF_THE_SERVICE: Final = ("status", "error", "request_id", "metering_record_id")
 _NOTES_AT_ONCE: Final = 1_000
 _PATIENCE: Final = (0.25, 1.0, 4.0, 16.0)
 """Seconds for which a group waits for others, each time that it is tried."""
@@ -93,12 +99,11 @@ class PostgresStore(Store):
     async def _mark(self, db: Database) -> str:
         """Return the cluster and the database in it."""
         cluster = HIDDEN
-        database, shows_cluster = await db.fetchrow(
-            "SELECT (SELECT oid FROM pg_database WHERE datname = current_database()), "
-            "has_function_privilege('pg_control_system()', 'EXECUTE')"
+        if self._database.shows_cluster:
+            cluster = await db.fetchval(CLUSTER)
+        database = await db.fetchval(
+            "SELECT oid FROM pg_database WHERE datname = current_database()"
         )
-        if shows_cluster:
-            cluster = await db.fetchval("SELECT system_identifier FROM pg_control_system()")
         return f"{cluster} {database}"
 
     def _watermark(self, ledger: Identity) -> WatermarkFolder | None:
@@ -188,6 +193,15 @@ class PostgresStore(Store):
         first = await self.known_events(names[:half])
         return {**first, **await self.known_events(names[half:])}
 
+    async def settle(self, settlements: Sequence[Settlement], now: int) -> list[Settlement]:
+        """See Store; where the database has no characters for the service's words, in ASCII."""
+        try:
+            return await super().settle(settlements, now)
+        except LedgerError as error:
+            if not names_no_value(error):
+                raise
+        return await super().settle([*map(_in_ascii, settlements)], now)
+
     async def fold(self, now: int, rules: PostingRules) -> Counter[HourState]:
         """See Store."""
         ended, ids = Counter[HourState](), await self._arrived(0)
@@ -246,3 +260,11 @@ class PostgresStore(Store):
         """Wait for all that saw a ledger which has not moved; what comes later sees it move."""
         await db.fetch("LOCK TABLE marketplace_metering.ledger IN ACCESS EXCLUSIVE MODE")
         return await super()._retire(db, to)
+
+
+def _in_ascii(one: Settlement) -> Settlement:
+    texts = {name: getattr(one, name) for name in _WORDS_OF_THE_SERVICE}
+    return evolve(
+        one,
+        **{name: text and text.encode("ascii", "replace").decode() for name, text in texts.items()},
+    )

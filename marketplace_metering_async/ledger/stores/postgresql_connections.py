@@ -7,8 +7,9 @@ another session of the server.
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import partial
 from importlib.resources.abc import Traversable
 from random import randrange
 from typing import Any, Final, TypeVar
@@ -74,11 +75,17 @@ _MOVING_SECONDS: Final = 2.0
 """A ledger that moves does not say so sooner, for it waits for the caller who asks."""
 _NOTE_LASTS: Final = 6 * 86_400.0
 """Seconds for which a process looks for its note: relays remove those that are a week old."""
+_WAITS_FOR_STANDBY: Final = "SyncRepWaitForLSN"
+"""
+What of the server warns, in whatever language, that somebody has cancelled a commit while it waited
+for a standby: pg_cancel_backend() does. The commit is called done then.
+"""
 _OTHER_LEDGER: Final = (
     "connection: connect it to the database of this ledger; it is connected to another one, where "
     "nothing was stored"
 )
 
+CLUSTER: Final = "SELECT system_identifier FROM pg_control_system()"
 _MAY_WRITE: Final = """
     SELECT has_table_privilege('marketplace_metering.ledger', 'UPDATE')
            AND NOT current_setting('transaction_read_only')::boolean
@@ -99,6 +106,7 @@ class PostgresConnections:
         """Note where; open() does the work. Another *schema* is for tests of upgrades."""
         self._url, self._schema = schema_in(url)
         self.may_write = True
+        self.shows_cluster = False
         self.clock = FollowingClock()
         self._reach = reach
         migrations = migrations_in(schema) if schema else migrations_of("postgresql")
@@ -132,12 +140,13 @@ class PostgresConnections:
                 self._url, statement_cache_size=0, command_timeout=_COMMAND_SECONDS
             )
             try:
-                self._pooled = await self._prepare(first)
+                version = await self._look(first)
             finally:
                 await first.close(timeout=_CLOSE_SECONDS)
+            await self._upgrade.prepare(version)
             self._pool = await asyncpg.create_pool(
                 self._url,
-                min_size=1,
+                min_size=0,
                 max_size=_CONNECTIONS,
                 command_timeout=_COMMAND_SECONDS,
                 reset=_nothing,
@@ -148,8 +157,8 @@ class PostgresConnections:
                 raise LedgerError(
                     f"leave out of the ledger's URL what the server does not know: {error}"
                 ) from error
-            place = place_of(self._url, self._schema)
-            raise LedgerError(f"PostgreSQL cannot be used: {text_of(error)} ({place})") from error
+            place, text = place_of(self._url, self._schema), text_of(first_of(error, asyncpg))
+            raise LedgerError(f"PostgreSQL cannot be used: {text} ({place})") from error
         except ValueError:  # its text may show a part of the password
             raise LedgerError(
                 "check the ledger's URL: it cannot be read as one; in user and password, signs "
@@ -375,12 +384,33 @@ class PostgresConnections:
     def _database(self, connection: Connection) -> PostgresDatabase:
         return PostgresDatabase(connection, self._schema, self.shard)
 
-    def _connection(self) -> Any:  # noqa: ANN401
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[Connection]:
+        """
+        Lend a connection of the pool.
+
+        Raises:
+            ConnectionAbortedError: a commit on it may be on the server's own disk alone.
+        """
         if self._pool is None:
             raise LedgerClosedError("the ledger is closed")
         if self._process != os.getpid():
             raise LedgerClosedError("the ledger belongs to another process; open one for this")
-        return self._pool.acquire(timeout=_COMMAND_SECONDS)
+        broken_off: list[Any] = []
+
+        def hear(_connection: Connection, message: Any) -> None:  # noqa: ANN401 - asyncpg's
+            if message.server_source_function == _WAITS_FOR_STANDBY:
+                broken_off.append(message)
+
+        async with self._pool.acquire(timeout=_COMMAND_SECONDS) as connection:
+            connection.add_log_listener(hear)
+            try:
+                yield connection
+            finally:
+                with suppress(self._asyncpg.InterfaceError):  # it was lost
+                    connection.remove_log_listener(hear)
+        if broken_off:
+            raise ConnectionAbortedError("somebody has ended the wait for a standby")
 
     async def _begin(
         self,
@@ -423,23 +453,28 @@ class PostgresConnections:
     def _errors(self) -> tuple[type[BaseException], ...]:
         return errors_of(self._asyncpg)
 
-    async def _prepare(self, connection: Connection) -> bool:
-        """
-        Bring the schema up to date, which takes no right where it is; return whether a pooler is
-        between.
-        """
-        asked = self.clock.passed()
-        server = await connection.fetchrow(
-            f"SELECT current_setting('fsync') AS fsync, pg_backend_pid() AS process, {CLOCK}"
-        )
-        self.clock.hear(server["clock"], asked=asked)
-        if server["fsync"] == "off":
-            raise LedgerUnusableError(
-                "set fsync = on: this PostgreSQL does not wait for its disk (fsync = off), and "
-                "would lose usage when the machine stops"
+    async def _look(self, connection: Connection) -> int:
+        """Note what the server is and lets this role do, and return the version of the schema."""
+        as_usual = partial(connection.transaction, isolation="read_committed")  # also on a standby
+        async with as_usual():
+            asked = self.clock.passed()
+            server = await connection.fetchrow(
+                f"SELECT current_setting('fsync') AS fsync, pg_backend_pid() AS process, {CLOCK}"
             )
-        await self._upgrade.prepare(connection)
-        db = self._database(connection)
-        self.may_write = await db.fetchval(_MAY_WRITE)
-        # Behind a pooler, another process answers than the one that the session began with.
-        return bool(server["process"] != connection.get_server_pid())
+            self.clock.hear(server["clock"], asked=asked)
+            if server["fsync"] == "off":
+                raise LedgerUnusableError(
+                    "set fsync = on: this PostgreSQL does not wait for its disk (fsync = off), and "
+                    "would lose usage when the machine stops"
+                )
+            # Behind a pooler, another process answers than the one that the session began with.
+            self._pooled = server["process"] != connection.get_server_pid()
+            version = await self._upgrade.version(connection)
+            writes = version < self._known  # who upgrades it owns it
+            self.may_write = writes or await self._database(connection).fetchval(_MAY_WRITE)
+        try:
+            async with as_usual():
+                self.shows_cluster = await connection.fetchval(CLUSTER) is not None
+        except self._asyncpg.PostgresError:  # it lets not everybody ask, or, as Aurora, nobody
+            self.shows_cluster = False
+        return version

@@ -14,6 +14,14 @@ _LEFT_IN_DOUBT: Final = frozenset({"08", "57", "58", "XX"})
 _OF_A_ROW: Final = frozenset({"22", "23", "54"})
 """Those of what is in a row: no such value, against a constraint, too large."""
 
+_PASSING: Final = frozenset({"08", "40", "57", "23505", "25006", "53300"})
+"""
+Classes of SQLSTATE and single ones: of a connection that is lost, or never was; of another
+transaction that was met; of a server that is shut down or not up yet; of a row that another one was
+first with, which is seen the next time; of a standby, which others have replaced; of too many
+connections.
+"""
+
 _CANCELED: Final = "57014"
 """Such as by the server's statement_timeout: it has done nothing."""
 _LOCK_NOT_AVAILABLE: Final = "55P03"
@@ -42,23 +50,12 @@ def first_of(error: BaseException, pg: Any) -> BaseException:  # noqa: ANN401
 
 def is_passing(error: BaseException, pg: Any) -> bool:  # noqa: ANN401
     """Whether another try may succeed."""
-    return isinstance(
-        error,
-        (
-            OSError,  # TimeoutError, names that do not resolve, and all of several addresses
-            pg.SerializationError,
-            pg.DeadlockDetectedError,
-            pg.PostgresConnectionError,
-            pg.CannotConnectNowError,
-            pg.AdminShutdownError,
-            pg.CrashShutdownError,
-            pg.TooManyConnectionsError,
-            pg.ReadOnlySQLTransactionError,  # a standby, which others have replaced
-            pg.UniqueViolationError,  # another one was first, whose row is seen the next time
-            pg.InternalClientError,  # a connection that was lost while a statement was prepared
-            pg.InvalidCachedStatementError,  # of before an upgrade; it is prepared anew
-        ),
-    )
+    if isinstance(error, pg.InterfaceError) and isinstance(error, ValueError):
+        return False  # a value that cannot be sent
+    if isinstance(error, pg.InvalidCachedStatementError):  # of before an upgrade; prepared anew
+        return True
+    state = _state_of(error)
+    return state != _CANCELED and (state[:2] in _PASSING or state in _PASSING)
 
 
 def is_otherwise(error: BaseException, pg: Any) -> bool:  # noqa: ANN401

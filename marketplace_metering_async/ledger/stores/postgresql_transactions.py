@@ -21,8 +21,11 @@ _DURABLE: Final = """
          THEN set_config('synchronous_commit', 'on', true) END
 """
 """For the transaction alone; remote_apply waits for even more."""
+_OWN_COMMIT: Final = f"{_DURABLE}, set_config('client_min_messages', 'warning', true)"
+"""Also says where somebody breaks off its wait for a standby."""
 _ENDS_SOON: Final = """
-    CASE WHEN current_setting('idle_in_transaction_session_timeout') = '0'
+    CASE WHEN current_setting('idle_in_transaction_session_timeout')::interval
+              NOT BETWEEN interval '1ms' AND interval '30s'
          THEN set_config('idle_in_transaction_session_timeout', '30s', true) END
 """
 """A transaction whose client is gone holds its locks, and its COMMIT in doubt, no longer."""
@@ -34,7 +37,7 @@ _USABLE: Final = """
 LEDGER_ID: Final = "(SELECT ledger_id FROM marketplace_metering.ledger) AS ledger_id"
 CLOCK: Final = "EXTRACT(EPOCH FROM clock_timestamp())::double precision AS clock"
 _PATIENT: Final = "CASE WHEN $1::text <> '' THEN set_config('lock_timeout', $1, true) END"
-BEGIN: Final = f"SELECT {_USABLE}, {CLOCK}, {_DURABLE}, {_ENDS_SOON}, {_PATIENT}"
+BEGIN: Final = f"SELECT {_USABLE}, {CLOCK}, {_OWN_COMMIT}, {_ENDS_SOON}, {_PATIENT}"
 BEGIN_ONCE: Final = f"""
     WITH previous AS (
         DELETE FROM marketplace_metering.posting
@@ -42,12 +45,12 @@ BEGIN_ONCE: Final = f"""
         RETURNING posting_id)
     INSERT INTO marketplace_metering.posting (posting_id) VALUES ($2) ON CONFLICT DO NOTHING
     RETURNING posted_at, EXISTS (SELECT 1 FROM previous) AS note_found, {_USABLE}, {CLOCK},
-        {_DURABLE}, {_ENDS_SOON}, {_PATIENT}
+        {_OWN_COMMIT}, {_ENDS_SOON}, {_PATIENT}
 """
 """Waits for an earlier try that is still on its way, and returns no row where it took place."""
 LANDED: Final = f"""
     UPDATE marketplace_metering.posting SET posted_at = posted_at WHERE posting_id = $1
-    RETURNING posted_at, (SELECT claims FROM marketplace_metering.ledger) AS claims, {_DURABLE}
+    RETURNING posted_at, (SELECT claims FROM marketplace_metering.ledger) AS claims, {_OWN_COMMIT}
 """
 """
 What an earlier try left. That may be on this server's disk alone: a commit that is to wait for a
@@ -67,7 +70,7 @@ AT_ONCE: Final = f"""
     note AS (
         INSERT INTO marketplace_metering.posting (posting_id) VALUES ($1) RETURNING posted_at),
     {{parts}}
-    SELECT {CLOCK}, {_DURABLE}, {_ENDS_SOON},
+    SELECT {CLOCK}, {_OWN_COMMIT}, {_ENDS_SOON},
         {_PATIENT.replace("$1", "$3")},
         1 / CASE
             WHEN moved_to IS NOT NULL OR coalesce(min_compatible > $4 OR claims < $5, true) THEN 0

@@ -24,6 +24,12 @@ The first lock of a transaction on a table lets the session hear what others hav
 lock does not, and so what it has looked up before stays as it was.
 """
 
+_WITHOUT_LIMITS: Final = """
+    SELECT set_config(name, '0', true) FROM pg_catalog.pg_settings
+    WHERE name IN ('statement_timeout', 'lock_timeout', 'transaction_timeout')
+"""
+"""For the transaction alone; the last one is known from version 17 on."""
+
 
 @frozen
 class SchemaUpgrade:
@@ -49,18 +55,16 @@ class SchemaUpgrade:
         """The latest version."""
         return self.migrations[-1].version
 
-    async def prepare(self, connection: Connection) -> None:
+    async def prepare(self, version: int) -> None:
         """
-        Upgrade the schema where it is older, which takes no right where it is not.
+        Upgrade the schema where its *version* is older, which takes no right where it is not.
 
         Raises:
-            LedgerMissingError: there is none, and none is to be made.
-            LedgerUnusableError: it is damaged, newer, of the first edition, or of an older version
-                that this role may not upgrade.
+            LedgerUnusableError: this role may not upgrade it.
         """
         import asyncpg  # noqa: PLC0415 - the extra `postgres` brings it
 
-        if (version := await self._version(connection)) >= self.known:
+        if version >= self.known:
             return
         try:  # on a connection that waits for as long as it takes
             patient = await asyncpg.connect(self.url, statement_cache_size=0)
@@ -78,18 +82,24 @@ class SchemaUpgrade:
 
     async def _run(self, connection: Connection) -> None:
         async with connection.transaction(isolation="read_committed"):
-            await connection.execute("SET LOCAL statement_timeout = 0")
+            await connection.execute(_WITHOUT_LIMITS)
             await connection.execute("SELECT pg_advisory_xact_lock(7305803390)")
             # A session that PgBouncer lends may remember that there was no schema, or no table.
             await connection.execute(_FORGET)
-            version = await self._version(connection)
+            version = await self.version(connection)
             if not await connection.fetchval("SELECT to_regnamespace($1)", self.schema):
                 await connection.execute(f'CREATE SCHEMA "{self.schema}"')
             db = PostgresDatabase(connection, self.schema)
             await migrate(db, self.migrations, version, self.reach)
 
-    async def _version(self, connection: Connection) -> int:
-        """Return the version of the schema; 0 where there is none, and one may be made."""
+    async def version(self, connection: Connection) -> int:
+        """
+        Return the version of the schema; 0 where there is none, and one may be made.
+
+        Raises:
+            LedgerMissingError: there is none, and none is to be made.
+            LedgerUnusableError: it is damaged, too new, or of the first edition.
+        """
         place = place_of(self.url, self.schema)
         db = PostgresDatabase(connection, self.schema)
         if await db.fetchval("SELECT to_regclass('marketplace_metering.schema_version')"):

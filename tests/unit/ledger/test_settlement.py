@@ -271,3 +271,17 @@ def test_the_services_own_words_are_kept(error: MeteringError | None, kept: str 
     may not store.
     """
     assert kept == settled(RecordStatus.UNPROCESSED, error).error
+
+
+def test_what_no_database_may_store_is_not_kept() -> None:
+    """
+    Wherever in a response it stood: a verdict that cannot be written keeps a relay from all others.
+    """
+    verdict = Verdict(
+        status=RecordStatus.UNCONFIRMED, service_status="St\ud800", request_id="id\x00", attempts=1
+    )
+    odd = settlement(CLAIMED, RecordResult(0, None, verdict, "record\ud800"), NOON)
+    other = settled(RecordStatus.UNPROCESSED, DeliveryTimeoutError("no\x00"))
+
+    assert ("St?", "id?", "record?") == (odd.status, odd.request_id, odd.metering_record_id)
+    assert "DeliveryTimeoutError: no?" == other.error
