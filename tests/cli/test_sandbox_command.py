@@ -269,6 +269,19 @@ def test_what_differs_is_said(shell: Shell) -> None:
     assert "| A record is taken, and has an id | Success | as expected |" in table.out
 
 
+def test_what_a_stand_in_answers_controls_no_terminal(shell: Shell) -> None:
+    """
+    It may be anybody's, and its words are only words.
+    """
+    with Forgetful("Suc\x1b[2Jcess") as url:
+        done = shell("sandbox", "check", url, "--only", "Decimals")
+        table = shell("sandbox", "check", url, "--only", "Decimals", "--markdown")
+
+    assert r"expected Success, got Suc\x1b[2Jcess" in done.err
+    assert r"**Suc\x1b[2Jcess**" in table.out
+    assert "\x1b" not in done.err + table.out + table.err
+
+
 def test_what_is_no_stand_in_at_all_is_said_to_be_none(shell: Shell) -> None:
     """
     One complaint in place of one for each case; an address was mistyped.
@@ -347,7 +360,12 @@ def test_records_are_not_forgotten_unasked(shell: Shell, sandbox: Sandbox) -> No
 class Forgetful:
     """A stand-in that takes whatever comes, as moto does, and has no controls."""
 
+    def __init__(self, status: str = "Success") -> None:
+        self._status = status
+
     def __enter__(self) -> str:
+        status = self._status
+
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 self.send_error(404)
@@ -362,7 +380,7 @@ class Forgetful:
                 except ValueError:
                     records = []
                 results = [
-                    {"UsageRecord": one, "MeteringRecordId": "1", "Status": "Success"}
+                    {"UsageRecord": one, "MeteringRecordId": "1", "Status": status}
                     for one in records
                 ]
                 answer = json.dumps({"Results": results, "UnprocessedRecords": []}).encode()
