@@ -314,6 +314,8 @@ def test_what_is_no_stand_in_at_all_is_said_to_be_none(shell: Shell) -> None:
         (["127.0.0.1:8765"], "URL: expected"),
         (["ftp://127.0.0.1"], "URL: expected"),
         (["http://[::1"], "URL: expected"),
+        (["http://user:hush@127.0.0.1:9"], "URL: expected one without user"),
+        (["user:hush@127.0.0.1:9"], "URL: expected"),
         (["http://127.0.0.1:9", "--access-key", "AK"], "ID:SECRET"),
         (["http://127.0.0.1:9", "--only", "licenses"], "expected a case or a part"),
         (["http://127.0.0.1:9"], "nobody answers at http://127.0.0.1:9"),
@@ -327,6 +329,7 @@ def test_a_check_that_cannot_be_is_refused(shell: Shell, arguments: list[str], s
 
     assert (2, "") == (done.code, done.out)
     assert says in done.err
+    assert "hush" not in done.err
 
 
 def test_a_check_needs_the_token_of_the_controls(shell: Shell) -> None:

@@ -72,6 +72,8 @@ def _address(url: str) -> str:
         host = parts.hostname or ""
     except ValueError:
         parts, host = urlsplit(""), ""
+    if "@" in url:
+        raise MisuseError("URL: expected one without user and password: --access-key, --token")
     if not host or parts.scheme not in ("http", "https"):
         raise MisuseError(f"URL: expected an address such as http://127.0.0.1:8765, got {url!r}")
     if is_of_aws(host):
