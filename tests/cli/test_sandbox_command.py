@@ -191,6 +191,8 @@ def test_every_line_of_code_has_the_address_once() -> None:
         (["--token", "a b"], "--token: "),
         (["--rules", "/nonexistent"], "--rules: /nonexistent: "),
         (["--rules", "RULES"], "no_such_rule"),
+        (["--rules", "DEEP"], "--rules: "),
+        (["--state", "DEEP"], "--state: "),
         (["--fault", "none"], "--fault: kind: expected one of throttle, error-500, "),
         (["--fault", "slow=often"], "--fault: "),
         (["--fault", '{"kind": "slow", "seconds": "1"}'], "--fault: seconds: expected a number"),
@@ -213,7 +215,10 @@ def test_an_option_that_says_nothing_right_is_refused(
     """
     wrong = tmp_path / "rules.json"
     wrong.write_text('{"no_such_rule": 1}')
-    done = shell("sandbox", "--port", "0", *(str(wrong) if o == "RULES" else o for o in options))
+    deep = tmp_path / "deep.json"
+    deep.write_text("[" * 100_000 + "\n")
+    files = {"RULES": str(wrong), "DEEP": str(deep)}
+    done = shell("sandbox", "--port", "0", *(files.get(option, option) for option in options))
 
     assert (2, "", True) == (done.code, done.out, says in done.err), done.err
     assert "Traceback" not in done.err
