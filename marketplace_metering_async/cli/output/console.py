@@ -81,7 +81,7 @@ class _Stdout:
 
     def write(self, text: str) -> None:
         """Write it."""
-        write_out(text)
+        write_out(text, styled=True)
 
 
 class Console(rich.console.Console):
@@ -212,11 +212,12 @@ def print_json(members: dict[str, Any], *, done: str = "") -> bool:
     return write_out(json_line(members), done=done)
 
 
-def write_out(text: str, *, done: str = "") -> bool:
+def write_out(text: str, *, done: str = "", styled: bool = False) -> bool:
     """
     Write *text* to stdout, and return whether anybody is there to read it.
 
-    What stdout has no characters for is escaped.
+    What stdout has no characters for is escaped, and so is on a terminal what would control it,
+    unless it is *styled*.
 
     Raises:
         MisuseError: it cannot be written, as on a full disk; the text says what is *done* already.
@@ -225,6 +226,8 @@ def write_out(text: str, *, done: str = "") -> bool:
         return False
     encoding = sys.stdout.encoding or "utf-8"
     try:
+        if not styled and sys.stdout.isatty():
+            text = printable(text)
         stdout()(text.encode(encoding, "backslashreplace"))
     except BrokenPipeError:
         _drop_the_rest(sys.stdout)
