@@ -23,6 +23,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
+    except RuntimeError as error:  # which Python makes of one that comes amid its own steps
+        if not isinstance(error.__context__, KeyboardInterrupt):
+            raise
+        return 130
 
 
 if __name__ == "__main__":
