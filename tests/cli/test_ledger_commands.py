@@ -347,7 +347,8 @@ def test_a_file_that_was_compressed_since_is_the_same(
     """
     Logs are imported, rotated and compressed; imported by `usage*` again, they were billed twice.
     """
-    compressed = usage.with_name(f"{usage.name}.gz")
+    compressed = tmp_path / "rotated" / f"{usage.name}.gz"
+    compressed.parent.mkdir()
     compressed.write_bytes(gzip.compress(usage.read_bytes()))
     shell("ledger", "import", url, usage, "--product-code", "p")
     before = recorded(shell, url)
