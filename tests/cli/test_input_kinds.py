@@ -315,3 +315,27 @@ def test_what_is_written_while_the_last_line_is_read_is_read_as_well(
 
     assert isinstance(found.record, UsageRecord)
     assert 1234 == found.record.quantity
+
+
+@pytest.mark.parametrize("names", [["usage.jsonl", "-"], ["-", "/dev/stdin"]])
+def test_a_file_is_not_read_as_standard_input_besides(
+    sandbox: Sandbox, tmp_path: Path, names: list[str]
+) -> None:
+    """
+    `send --coalesce usage.jsonl - < usage.jsonl` would bill each line twice.
+    """
+    file = tmp_path / "usage.jsonl"
+    file.write_text(line(1))
+
+    with file.open("rb") as stdin:
+        done = subprocess.run(  # noqa: S603
+            command("send", "--coalesce", *target(sandbox), *names),
+            stdin=stdin,
+            capture_output=True,
+            check=False,
+            cwd=tmp_path,
+            env=environment(),
+        )
+
+    assert (2, 0) == (done.returncode, len(sandbox.book))
+    assert f"{names[1]}: is the same file as {names[0]}".encode() in done.stderr
