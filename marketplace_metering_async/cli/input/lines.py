@@ -238,13 +238,20 @@ def sources_of(names: Sequence[str], *, for_ledger: bool = False) -> list[Source
 
 
 def _require_different(names: Iterable[str]) -> None:
-    """Refuse files that are one, by a link or compressed: usage would be added up twice."""
+    """
+    Refuse files that are one, by a link or compressed: usage would be added up twice.
+
+    And one at whose end the results are written, which would be read as well.
+    """
+    results = None if sys.stdout is None else os.fstat(1)
     known: dict[tuple[int, int], str] = {}
     plain_names: dict[Path, str] = {}
     for name in names:
         found = os.fstat(0) if name == STDIN else Path(name).stat()
         if not stat.S_ISREG(found.st_mode):  # what is read of a stream is gone
             continue
+        if results is not None and os.path.samestat(found, results):
+            raise UsageFileError(f"{name}: the results go there, too; write them to another file")
         file = (found.st_dev, found.st_ino)
         if file in known:
             raise UsageFileError(f"{name}: is the same file as {known[file]}; give it once")
