@@ -236,6 +236,7 @@ def test_the_host_is_let_in_as_well() -> None:
     place = Sandbox(8765, host="192.168.1.5", open_to=["box"])
     assert passes({"Host": "192.168.1.5:8765"}, place.guard, controls=False)
     assert "http://192.168.1.5:8765" == place.url
+    assert "http://box:8765" == Sandbox(8765, host="box", open_to=["pen"]).url
     assert "http://[fd00::5]:8765" == Sandbox(8765, host="fd00::5", open_to=["box"]).url
     assert "http://[::1]:8765" == Sandbox(8765, host="::", open_to=["box"]).url
 
@@ -340,11 +341,12 @@ async def test_what_is_too_much_is_not_read(place: Sandbox, path: str) -> None:
         "X-Amz-Target": "AWSMPMeteringService.BatchMeterUsage",
     }
     large = await status_of("POST", place.url, path, b" " * (17 * 2**20), headers)
+    more = await status_of("POST", place.url, path, b" " * (2**20 + 1), headers)
     bomb = gzip.compress(b" " * (64 * 2**20))
     packed = await status_of("POST", place.url, path, bomb, headers | {"Content-Encoding": "gzip"})
     endless = await status_of("POST", place.url, path, None, headers)
 
-    assert {413} == {large, packed, endless}
+    assert {413} == {large, more, packed, endless}
     assert 0 == len(place.book)
 
 

@@ -264,6 +264,21 @@ def test_a_license_outside_its_time_is_invalid(place: Sandbox) -> None:
     assert "CustomerNotSubscribed" == meter(place, NOW, LicenseArn=license_arn)
 
 
+def test_a_license_goes_with_the_account_that_holds_it(place: Sandbox) -> None:
+    """
+    With no legacy identifier in its place; nor while AWS has suspended the account.
+    """
+    licensed = {"LicenseArn": place.subscribe("p", BUYER).license_arn}
+
+    assert "ValidationException" == meter(
+        place, NOW, **licensed, CustomerAWSAccountId=None, CustomerIdentifier="legacy"
+    )
+    place.suspend(BUYER)
+    assert "CustomerNotSubscribed" == meter(place, NOW, **licensed)
+    place.restore(BUYER)
+    assert "Success" == meter(place, NOW, **licensed)
+
+
 async def test_a_token_lives_four_hours_and_resolves_the_same(place: Sandbox) -> None:
     """
     Then the buyer has to click again; no subscription is needed for that.
