@@ -15,7 +15,7 @@ from marketplace_metering_async.errors import (
     InvalidRecordError,
     LateUsageError,
 )
-from marketplace_metering_async.ledger.hours import deadline_of, hour_of
+from marketplace_metering_async.ledger.hours import deadline_of, hour_of, latest_lost_at
 from marketplace_metering_async.ledger.model import HourState, Usage, UsageKey
 from marketplace_metering_async.ledger.open_hours import (
     LONGEST_GRACE,
@@ -28,7 +28,11 @@ from marketplace_metering_async.ledger.posting import (
     Changes,
     KnownEvents,
     Posting,
+    Wanted,
+    first_hours,
     introduce_rivals,
+    lost_hours,
+    wanted_by,
 )
 from marketplace_metering_async.ledger.sums import RECORDED, Sum, Sums
 from marketplace_metering_async.ledger.watermark import UNKNOWN
@@ -84,6 +88,35 @@ class Way:
 
     def sums(self) -> dict[str, tuple[int, int]]:
         return {one.state: (one.quantity, one.records) for one in self.changes.sums}
+
+
+@given(st.lists(st.integers(-30 * 24, 0), min_size=1))
+def test_a_group_asks_for_the_past_that_matters_and_no_more(hours: list[int]) -> None:
+    """
+    From its earliest hour on whose window may be open; of hours before, for themselves alone.
+    """
+    first = hour_of(latest_lost_at(NOW))
+    asked = [NOON + hour * HOUR for hour in hours]
+
+    wanted = wanted_by([usage(at + HOUR // 4) for at in asked], NOW)
+
+    earliest = min(max(at, first) for at in asked)
+    assert {KEY: Wanted("", earliest, frozenset(at for at in asked if at < first))} == wanted
+
+
+def test_rivals_are_looked_at_from_the_same_hour_on() -> None:
+    """
+    And where one of them is asked for itself, from the earlier one; a lost hour, of both.
+    """
+    key, rival, alone = (KeyState(number, OF) for number in (1, 2, 3))
+    key.rivals, rival.rivals = [rival], [key]
+    keys = {KEY: key, KEY._replace(dimension="r"): rival, KEY._replace(dimension="a"): alone}
+    wants = [Wanted("", 7, frozenset({5})), Wanted("", 8), Wanted("", 9, frozenset({6}))]
+    wanted = dict(zip(keys, wants, strict=True))
+
+    assert {1: 7, 2: 7, 3: 9} == first_hours(keys, wanted)
+    assert {1: 7, 2: 7} == first_hours(keys, {KEY: wanted[KEY]})
+    assert [(1, 5), (2, 5)] == lost_hours(keys, wanted)
 
 
 def moment(at: int) -> datetime:
