@@ -247,6 +247,9 @@ def test_from_boto_names_unknown_and_nested_members() -> None:
     assert ["Qantity", "usage_allocations[0].tags[0].key"] == [
         violation.path for violation in caught.value.violations
     ]
+    nothing: Any = None
+    with pytest.raises(InvalidRecordError, match="expected a mapping"):
+        UsageRecord.from_boto(nothing)
 
 
 @pytest.mark.parametrize("quantity", [5, "5", "5.0", Decimal("5.00"), Decimal("0.5E1")])
@@ -371,6 +374,9 @@ def test_tags_are_checked() -> None:
         Tag("k", "é")
     with pytest.raises(InvalidRecordError, match="at most 5 tags"):
         UsageAllocation(1, [Tag(str(n), "v") for n in range(6)])
+    tags: Any = [{"Key": "k", "Value": "v"}]
+    with pytest.raises(InvalidRecordError, match="tags: expected Tag objects"):
+        UsageAllocation(1, tags)
     assert Tag("a b", "c").key == "a b"
 
 
