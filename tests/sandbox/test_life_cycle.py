@@ -14,6 +14,7 @@ from marketplace_metering_async.sandbox import (
     AccessKey,
     Agreement,
     AgreementState,
+    Principal,
     Refusal,
     RegistrationError,
     Rules,
@@ -33,7 +34,9 @@ def place() -> Sandbox:
     return sandbox
 
 
-def meter(place: Sandbox, at: datetime, **members: Any) -> str:
+def meter(
+    place: Sandbox, at: datetime, principal: Principal | None = None, /, **members: Any
+) -> str:
     """Return the status of a record at a moment, or the code of the refusal."""
     licensed = "LicenseArn" in members
     record = {
@@ -46,7 +49,7 @@ def meter(place: Sandbox, at: datetime, **members: Any) -> str:
     if not licensed:
         request["ProductCode"] = "p"  # type: ignore[assignment]
     try:
-        reply = place.book.batch_meter_usage(request, now=place.clock.now())
+        reply = place.book.batch_meter_usage(request, now=place.clock.now(), principal=principal)
     except Refusal as refusal:
         return refusal.code
     return str(reply["Results"][0]["Status"])
@@ -277,6 +280,39 @@ def test_a_license_goes_with_the_account_that_holds_it(place: Sandbox) -> None:
     assert "CustomerNotSubscribed" == meter(place, NOW, **licensed)
     place.restore(BUYER)
     assert "Success" == meter(place, NOW, **licensed)
+
+
+def test_a_declared_license_needs_no_agreement(place: Sandbox) -> None:
+    """
+    It is metered for its account and for dimensions of its product, unless that has left.
+    """
+    arn = "arn:aws:license-manager::000000000000:license:l-1"
+    place.declare_product("q", dimensions=["requests"], licenses={arn: BUYER})
+
+    assert "InvalidUsageDimensionException" == meter(place, NOW, LicenseArn=arn, Dimension="other")
+    assert "InvalidLicenseException" == meter(
+        place, NOW, LicenseArn=arn, CustomerAWSAccountId="444455556666"
+    )
+    place.set_subscribed("q", BUYER, subscribed=False)
+    assert "CustomerNotSubscribed" == meter(place, NOW, LicenseArn=arn)
+    place.set_subscribed("q", BUYER, subscribed=True)
+    assert "Success" == meter(place, NOW, LicenseArn=arn)
+
+
+@pytest.mark.parametrize("licensed", [False, True])
+@pytest.mark.parametrize("seller", [None, "1", "2"])
+def test_only_the_publisher_meters(place: Sandbox, seller: str | None, *, licensed: bool) -> None:
+    """
+    A key of which no account is known may be anybody's, and is taken.
+    """
+    place.declare_product("p", seller="1")
+    arn = place.subscribe("p", BUYER).license_arn
+    whose = {"LicenseArn": arn} if licensed else {}
+    refusal = "InvalidLicenseException" if licensed else "InvalidProductCodeException"
+
+    status = meter(place, NOW, Principal(account_id=seller), **whose)
+
+    assert (refusal if seller == "2" else "Success") == status
 
 
 async def test_a_token_lives_four_hours_and_resolves_the_same(place: Sandbox) -> None:

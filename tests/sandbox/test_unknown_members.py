@@ -186,8 +186,9 @@ def values_beyond(shape: Any) -> Iterator[Any]:
         yield one(limits["max"] + 1)
     if "min" in limits and (shape.type_name == "integer" or limits["min"]):
         yield one(limits["min"] - 1)
-    if "pattern" in limits and not re.fullmatch(limits["pattern"], "\u20ac"):
-        yield "\u20ac"
+    for odd in ("\u20ac", "\u0661", "a") if "pattern" in limits else ():
+        if not re.fullmatch(limits["pattern"], odd):
+            yield odd
 
 
 @levels
