@@ -17,6 +17,7 @@ from support.raw import exchange, status_of
 from marketplace_metering_async.sandbox import AccessKey, Rules, Sandbox
 from marketplace_metering_async.sandbox import sandbox as server
 from marketplace_metering_async.sandbox.guard import Forbidden, Guard, is_loopback
+from marketplace_metering_async.sandbox.http import exchange as bodies
 from marketplace_metering_async.sandbox.http.connection_limit import _BETWEEN_LOOKS, ConnectionLimit
 
 PORT = 8765
@@ -604,6 +605,24 @@ async def test_a_malformed_request_is_a_line_in_the_log(
         writer.write(head.encode() + b"X-Sandbox-Token: \xff\r\n\r\n")
         assert b"403" in await reader.readline()
         writer.close()
+
+
+@pytest.mark.parametrize("path", ["/", "/_sandbox/clock"])
+async def test_a_body_that_comes_too_slowly_is_not_waited_for(
+    place: Sandbox, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    A 408, after half a minute.
+    """
+    monkeypatch.setattr(bodies, "_SECONDS_TO_SEND", 0.05)
+    host = place.url.removeprefix("http://")
+    lines = [f"POST {path} HTTP/1.1", f"Host: {host}", "Content-Type: application/json"]
+    reader, writer = await asyncio.open_connection(*host.split(":"))
+    writer.write("\r\n".join([*lines, "Content-Length: 2", "", "{"]).encode())
+
+    async with asyncio.timeout(10):
+        assert b" 408 " in await reader.readline()
+    writer.close()
 
 
 @pytest.mark.parametrize("path", ["/", "/_sandbox/clock"])

@@ -222,9 +222,10 @@ def test_one_agreement_at_a_time_unless_the_product_has_concurrent_ones(place: S
     """
     With them each license is metered for itself, and a product code is refused.
     """
-    place.subscribe("p", BUYER)
+    place.subscribe("p", BUYER, ends=NOW + timedelta(hours=1))
     with pytest.raises(ValueError, match="concurrent_agreements"):
         place.subscribe("p", BUYER)
+    place.subscribe("p", BUYER, begins=NOW + timedelta(hours=1))
     place.declare_product("c", dimensions=["requests"], concurrent_agreements=True)
     first, second = (place.subscribe("c", BUYER).license_arn for _ in range(2))
 
@@ -272,6 +273,7 @@ def test_a_license_goes_with_the_account_that_holds_it(place: Sandbox) -> None:
     With no legacy identifier in its place; nor while AWS has suspended the account.
     """
     licensed = {"LicenseArn": place.subscribe("p", BUYER).license_arn}
+    assert ":license-manager::000000000000:license:" in licensed["LicenseArn"]
 
     assert "ValidationException" == meter(
         place, NOW, **licensed, CustomerAWSAccountId=None, CustomerIdentifier="legacy"
@@ -307,6 +309,7 @@ def test_only_the_publisher_meters(place: Sandbox, seller: str | None, *, licens
     """
     place.declare_product("p", seller="1")
     arn = place.subscribe("p", BUYER).license_arn
+    assert ":license-manager::1:license:" in arn
     whose = {"LicenseArn": arn} if licensed else {}
     refusal = "InvalidLicenseException" if licensed else "InvalidProductCodeException"
 
@@ -369,6 +372,36 @@ async def test_only_the_publisher_resolves_and_meters() -> None:
             await reader.resolve_customer(token)
             with pytest.raises(Exception, match="AccessDenied"):
                 await reader.register_usage(product_code="p", public_key_version=1)
+
+
+def test_a_workload_is_metered_for_an_account_that_has_subscribed(place: Sandbox) -> None:
+    """
+    By an agreement that is active or by declaration, unless AWS has suspended it; where nobody was
+    named for a product, for anybody.
+    """
+
+    def metered() -> bool:
+        now = place.clock.now()
+        request = {"ProductCode": "p", "UsageDimension": "requests", "Timestamp": now.timestamp()}
+        try:
+            place.book.meter_usage(request, now=now, principal=Principal(account_id=BUYER))
+        except Refusal as refusal:
+            assert "CustomerNotEntitledException" == refusal.code
+            return False
+        return True
+
+    assert metered()
+    place.subscribe("p", "9")
+    assert not metered()
+    agreement = place.subscribe("p", BUYER)
+    assert metered()
+    place.suspend(BUYER)
+    assert not metered()
+    place.restore(BUYER)
+    place.cancel(agreement.agreement_id)
+    assert not metered()
+    place.set_subscribed("p", BUYER, subscribed=True)
+    assert metered()
 
 
 @pytest.fixture

@@ -144,6 +144,7 @@ def test_not_subscribed_may_take_the_key(*, taken: bool, status: str) -> None:
     book.catalogue.suspended.clear()
 
     assert [status] == answer(book, record())
+    assert ["Success"] == answer(book, record(Dimension="other"))
 
 
 @pytest.mark.parametrize(("order", "back"), [("reversed", True), ("given", False)])
