@@ -737,6 +737,8 @@ async def test_bad_usage_is_named(house: House) -> None:
         await house.use(number)
     with pytest.raises(InvalidRecordError, match="product_code: expected the product's code"):
         await house.use(product_code=None)
+    with pytest.raises(InvalidRecordError, match="product_code: expected the product's code"):
+        await house.ledger.close_customer(customer_aws_account_id=ACCOUNT)
     with pytest.raises(InvalidRecordError, match="at: expected a time with a time zone"):
         await house.use(at=datetime(2026, 11, 23))  # noqa: DTZ001
     with pytest.raises(InvalidRecordError, match="at: expected at most 0:05:00 ahead"):

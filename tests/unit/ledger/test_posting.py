@@ -345,6 +345,17 @@ def test_late_usage_may_be_refused() -> None:
     assert Changes() == way.changes
 
 
+def test_what_was_used_after_the_end_is_not_late() -> None:
+    """
+    It would not be taken in time either: it is kept, as usage that nobody is billed for.
+    """
+    way = Way(stored(NOON - HOUR, is_open=False), rules=REFUSING, closed_at=NOON - HOUR)
+
+    added = way.post(NOON - HOUR + 1)
+
+    assert HourState.SUBSCRIPTION_OVER is added.ended
+
+
 def test_an_hour_that_is_full_is_not_late() -> None:
     """
     What it has no room for goes to the next one, also where late usage is refused.
@@ -526,6 +537,39 @@ def test_what_a_person_carries_goes_from_now_on_and_is_no_new_usage(
         state: change for state, change in way.sums().items() if state != RECORDED
     }
     assert 0 == way.sums()[RECORDED][0]
+    assert way.hour().urgent  # or it would wait for an end that has been
+
+
+def test_what_is_carried_goes_to_an_hour_that_is_open() -> None:
+    """
+    The next one, where the one that runs is sealed; usage of nothing as well, for its events.
+    """
+    way = Way(stored(NOON, is_open=False))
+    way.posting.carry(KEY, NOON - 99 * HOUR, HourState.MONTH_OVER, 0, 2)
+
+    taking = way.hour(NOON + HOUR)
+    assert (0, 2, False) == (taking.quantity, taking.events, taking.urgent)
+
+
+def test_a_subscription_that_goes_on_changes_the_hours_that_were_to_end() -> None:
+    """
+    And none that is sealed, whose bytes are frozen, or that was to be sealed as ever.
+    """
+    sealed = stored(NOON - 2 * HOUR, is_open=False, urgent=True, seal_at=NOW)
+    way = Way(sealed, stored(NOON - HOUR), stored(NOON, urgent=True, seal_at=NOW, hour_id=8))
+    way.posting.reopen(KEY)
+
+    assert [(0, 5, 1, NOON, NOON, NOON + HOUR + 600, 8)] == way.changes.grown_hours
+
+
+def test_a_subscription_may_end_as_an_hour_begins() -> None:
+    """
+    The usage of that second is still its own.
+    """
+    way = Way(stored(NOON, seal_at=NOON + HOUR))
+
+    assert 1 == way.posting.close(KEY, NOON)
+    assert (5, NOON, True) == (way.hour().quantity, way.hour().stamp, way.hour().urgent)
 
 
 def test_reopened_usage_moves_as_a_count_alone() -> None:
