@@ -91,7 +91,7 @@ def test_nothing_that_happened_is_left() -> None:
         return [result["Status"] for result in reply["Results"]]
 
     sandbox.declare_product("p")
-    license_arn = sandbox.subscribe("p", "1", begins=now).license_arn
+    license_arn = str(sandbox.subscribe("p", "1", begins=now).license_arn)
     sandbox.set_subscribed("p", "2", subscribed=False)
     sandbox.suspend("3")
     sandbox.issue_token("p", customer_aws_account_id="1")

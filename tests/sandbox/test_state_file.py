@@ -102,13 +102,13 @@ async def test_all_is_there_again(path: Path) -> None:
         (again,) = await client.batch_meter_usage([usage(quantity=7)])
         same = await client.meter_usage(**workload)
         who = await client.resolve_customer(token)
-        signed = await client.register_usage(product_code="p", public_key_version=1)
+        signed = await client.register_usage(product_code="p", public_key_version=1, nonce="n")
 
     assert before == place.book.records
     assert RecordStatus.DUPLICATE_RECORD is again.status
     assert metered.metering_record_id == same.metering_record_id
     assert BUYER == who.customer_aws_account_id
-    verify_registration(signed.signature, key, product_code="p", public_key_version=1)
+    verify_registration(signed.signature, key, product_code="p", public_key_version=1, nonce="n")
     assert (NOW, 0) == (place.clock.now(), place.clock.speed)
     assert {agreement.agreement_id: agreement} == place.book.catalogue.agreements
     assert {"9"} == place.book.catalogue.suspended
