@@ -745,6 +745,8 @@ async def test_bad_usage_is_named(house: House) -> None:
         await house.use(at=NOON + HOUR)
     with pytest.raises(InvalidRecordError, match="NUL"):
         await house.use(dimension="a\0b")
+    with pytest.raises(InvalidRecordError, match="event_id: expected 1 to 255 characters"):
+        await house.use(event_id="e" * 256)
     with pytest.raises(InvalidRecordError, match=r"event_id.*NUL"):
         await house.use(event_id="a\0b")
 
