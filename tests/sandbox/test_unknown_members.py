@@ -209,8 +209,9 @@ def test_a_member_beyond_a_limit_of_the_model_refuses_the_request(
             with pytest.raises(Refusal) as caught:
                 answered(book, operation, request)
 
+            place = re.escape(f"{path}{name[0].lower()}{name[1:]}")
             assert 400 == caught.value.status, (name, value)
-            assert f"{path}{name[0].lower()}{name[1:]}" in caught.value.message, (name, value)
+            assert re.search(f"{place}[':]", caught.value.message), (name, value)
             assert ([], set()) == (book.records, book.workloads.registered)
 
 
