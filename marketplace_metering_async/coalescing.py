@@ -215,7 +215,7 @@ def _outcome(total: _Sum, product_code: str | None) -> UsageRecord | MeteringErr
 
 def _place(first: UsageRecord, product_code: str | None, start: datetime) -> str:
     """Name a key for a person, without the customer's whole id."""
-    customer = mask(first.customer_aws_account_id or first.customer_identifier)
+    customer = mask(first.customer_aws_account_id or first.customer_identifier or "")
     product = mask(first.license_arn) if first.license_arn else product_code or "no product"
     hour = f"{start:%Y-%m-%dT%H:%MZ}"
     return f"{rules.describe(first.dimension)} of {product}, customer {customer}, hour {hour}"

@@ -50,10 +50,8 @@ from attrs import define, evolve, frozen
 from marketplace_metering_async.service_codes import advice_on
 
 
-def mask(text: str | None) -> str:
+def mask(text: str) -> str:
     """Hide an id but for its last four characters; a short one is hidden whole."""
-    if text is None:
-        return "None"
     return f"…{text[-4:]}" if len(text) > 4 else "…"
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextvars import Context
 from random import Random
 
@@ -13,7 +13,7 @@ from marketplace_metering_async.aws.connection import RepairedError, ServiceConn
 from marketplace_metering_async.delivery import decisions
 from marketplace_metering_async.delivery.decisions import Decision
 from marketplace_metering_async.delivery.isolation import Search
-from marketplace_metering_async.delivery.model import Chunk, PendingRecord
+from marketplace_metering_async.delivery.model import Chunk
 from marketplace_metering_async.errors import MeteringError
 from marketplace_metering_async.events import WarningIssued, emit
 from marketplace_metering_async.flow.pacing import CallEnd
@@ -46,10 +46,12 @@ class Door(ABC):
 
     Attributes:
         goes_on: Whether records may come later, so that what is stopped is tried again after a
-            minute; then it is asked about each record whose turn comes.
+            minute.
+        screen: Returns the verdict on a PendingRecord whose turn has come, if there is one already.
     """
 
     goes_on = False
+    screen: Callable[..., Verdict | None] | None = None
 
     @abstractmethod
     def settle(self, outcomes: Sequence[SettledRecords]) -> None:
@@ -58,10 +60,6 @@ class Door(ABC):
     @abstractmethod
     def unsettled(self, among: Sequence[int] | None) -> Sequence[int]:
         """Return which of some positions, or of all, have no verdict: the net below a bug."""
-
-    def screen(self, pending: PendingRecord) -> Verdict | None:  # noqa: ARG002
-        """Return the verdict on a record whose turn has come, if there is one already."""
-        return None
 
     def leaving(self, positions: Sequence[int]) -> None:  # noqa: B027 - it need not care
         """Take note that records at *positions* are about to be sent."""

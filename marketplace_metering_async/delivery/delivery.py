@@ -264,8 +264,7 @@ class Delivery:
         stop = self._stops.error_for(chunk.lane, moment)
         similar, bounds = self._searches.similar, self._connection.bounds()
         try:
-            ask_the_door = self._door.screen if self._door.goes_on else None
-            kept, outcomes = screen(chunk, bounds, stop, similar, ask_the_door)
+            kept, outcomes = screen(chunk, bounds, stop, similar, self._door.screen)
             self._settle(outcomes)
         except Exception as error:  # noqa: BLE001 - a bug ends the records that it touched
             self._end_lost(chunk, error, sent=False)

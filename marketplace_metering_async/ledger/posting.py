@@ -373,9 +373,7 @@ class Posting:
 
     def reopen(self, key: UsageKey) -> None:
         """Let a key's subscription go on: its hours take usage until they are sealed as ever."""
-        state = self._keys[key]
-        state.closed_at = None
-        for hour in state.hours.values():
+        for hour in self._keys[key].hours.values():
             if hour.is_open and hour.urgent:
                 hour.go_on(self._rules)
 

@@ -257,5 +257,5 @@ def encoded(members: Any) -> bytes:  # noqa: ANN401 - JSON
         try:
             return orjson.dumps(members)
         except TypeError:
-            pass  # an echo of what only the standard library can write, such as huge integers
+            pass  # only the standard library can write half of a surrogate pair
     return json.dumps(members).encode()

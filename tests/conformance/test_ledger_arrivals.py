@@ -221,6 +221,7 @@ async def test_what_is_not_folded_is_counted(place: str) -> None:
             await house.use(4, license_arn=LICENSE, product_code="licensed", connection=connection)
         status = await house.balance()
         entries = [entry async for entry in house.ledger.history()]
+        newest = [entry async for entry in house.ledger.history(newest_first=True)]
         of_license = [entry async for entry in house.ledger.history(license_arn=LICENSE)]
         metrics = await house.ledger.metrics()
 
@@ -235,6 +236,7 @@ async def test_what_is_not_folded_is_counted(place: str) -> None:
         ]
         assert [(2, 1), (4, 2), (4, 1)] == [(one.quantity, one.events) for one in entries[1:]]
         assert {HourState.OPEN} == {entry.state for entry in entries}
+        assert entries[::-1] == newest
         assert ["licensed"] == [entry.product_code for entry in of_license]
         with pytest.raises(ValueError, match=r"hours: .* got 'arrival-"):
             await house.ledger.resolve([entries[1]], "written_off", note="no")

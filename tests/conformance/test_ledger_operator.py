@@ -327,6 +327,24 @@ async def test_what_is_in_doubt_is_not_billed_again(house: House) -> None:
     assert 1 == await house.ledger.reopen(await names(house), note="to be paid")
 
 
+async def test_what_an_operator_cannot_mean_is_refused(house: House) -> None:
+    """
+    With what to do; nothing is changed.
+    """
+    await end(house, HourState.MONTH_OVER)
+    stranded = await names(house)
+
+    with pytest.raises(ValueError, match="states: expected end states or frozen, got open"):
+        await house.ledger.retry(HourState.OPEN)
+    with pytest.raises(ValueError, match="resolve what is unconfirmed first"):
+        await house.ledger.retry(HourState.UNCONFIRMED)
+    with pytest.raises(ValueError, match=r"move what no hour carries with retry\(\)"):
+        await house.ledger.reopen(stranded, note="x")
+    with pytest.raises(ValueError, match="before: expected at least 3 days ago"):
+        await house.ledger.prune(house.clock.now() - timedelta(days=2))
+    assert {HourState.MONTH_OVER: 3} == (await house.balance()).ended
+
+
 async def test_what_was_resolved_is_pruned(house: House) -> None:
     """
     With what was said of it.

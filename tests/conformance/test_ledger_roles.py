@@ -119,6 +119,9 @@ async def test_who_may_only_read_reads(place: str, how: str) -> None:
                     product_code="product",
                     customer_aws_account_id=ACCOUNT,
                 )
+            async with house.client() as client:
+                with pytest.raises(LedgerError, match="open the ledger again"):
+                    reader.relaying(client)
 
         assert (3, 3) == (status.recorded, entries[0].quantity)
         assert 3 == (await house.balance()).recorded

@@ -737,12 +737,16 @@ async def test_bad_usage_is_named(house: House) -> None:
         await house.use(number)
     with pytest.raises(InvalidRecordError, match="product_code: expected the product's code"):
         await house.use(product_code=None)
+    with pytest.raises(InvalidRecordError, match="product_code: expected the product's code"):
+        await house.ledger.close_customer(customer_aws_account_id=ACCOUNT)
     with pytest.raises(InvalidRecordError, match="at: expected a time with a time zone"):
         await house.use(at=datetime(2026, 11, 23))  # noqa: DTZ001
     with pytest.raises(InvalidRecordError, match="at: expected at most 0:05:00 ahead"):
         await house.use(at=NOON + HOUR)
     with pytest.raises(InvalidRecordError, match="NUL"):
         await house.use(dimension="a\0b")
+    with pytest.raises(InvalidRecordError, match="event_id: expected 1 to 255 characters"):
+        await house.use(event_id="e" * 256)
     with pytest.raises(InvalidRecordError, match=r"event_id.*NUL"):
         await house.use(event_id="a\0b")
 

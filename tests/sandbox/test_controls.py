@@ -110,6 +110,25 @@ async def test_an_order_that_is_no_json_by_its_header_says_so(place: Sandbox) ->
             assert "Content-Type: expected application/json" in await answer.text()
 
 
+@pytest.mark.parametrize(
+    ("question", "text"),
+    [
+        ("calls?since=yesterday", "since: expected the number of a call"),
+        ("public-key?version=0", "version: expected 1 or more, got 0"),
+        ("public-key?version=one", "version: invalid literal"),
+    ],
+)
+async def test_a_question_that_is_none_is_refused(place: Sandbox, question: str, text: str) -> None:
+    """
+    With the name of what cannot be.
+    """
+    async with (
+        aiohttp.ClientSession(f"{place.url}/_sandbox/") as browser,
+        browser.get(question) as answer,
+    ):
+        assert (400, True) == (answer.status, text in await answer.text())
+
+
 @pytest.mark.parametrize("path", list(RIGHT))
 async def test_an_order_is_carried_out_whole_or_refused(place: Sandbox, path: str) -> None:
     """

@@ -17,6 +17,7 @@ from support.raw import exchange, status_of
 from marketplace_metering_async.sandbox import AccessKey, Rules, Sandbox
 from marketplace_metering_async.sandbox import sandbox as server
 from marketplace_metering_async.sandbox.guard import Forbidden, Guard, is_loopback
+from marketplace_metering_async.sandbox.http import exchange as bodies
 from marketplace_metering_async.sandbox.http.connection_limit import _BETWEEN_LOOKS, ConnectionLimit
 
 PORT = 8765
@@ -236,6 +237,7 @@ def test_the_host_is_let_in_as_well() -> None:
     place = Sandbox(8765, host="192.168.1.5", open_to=["box"])
     assert passes({"Host": "192.168.1.5:8765"}, place.guard, controls=False)
     assert "http://192.168.1.5:8765" == place.url
+    assert "http://box:8765" == Sandbox(8765, host="box", open_to=["pen"]).url
     assert "http://[fd00::5]:8765" == Sandbox(8765, host="fd00::5", open_to=["box"]).url
     assert "http://[::1]:8765" == Sandbox(8765, host="::", open_to=["box"]).url
 
@@ -340,11 +342,12 @@ async def test_what_is_too_much_is_not_read(place: Sandbox, path: str) -> None:
         "X-Amz-Target": "AWSMPMeteringService.BatchMeterUsage",
     }
     large = await status_of("POST", place.url, path, b" " * (17 * 2**20), headers)
+    more = await status_of("POST", place.url, path, b" " * (2**20 + 1), headers)
     bomb = gzip.compress(b" " * (64 * 2**20))
     packed = await status_of("POST", place.url, path, bomb, headers | {"Content-Encoding": "gzip"})
     endless = await status_of("POST", place.url, path, None, headers)
 
-    assert {413} == {large, packed, endless}
+    assert {413} == {large, more, packed, endless}
     assert 0 == len(place.book)
 
 
@@ -602,6 +605,24 @@ async def test_a_malformed_request_is_a_line_in_the_log(
         writer.write(head.encode() + b"X-Sandbox-Token: \xff\r\n\r\n")
         assert b"403" in await reader.readline()
         writer.close()
+
+
+@pytest.mark.parametrize("path", ["/", "/_sandbox/clock"])
+async def test_a_body_that_comes_too_slowly_is_not_waited_for(
+    place: Sandbox, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    A 408, after half a minute.
+    """
+    monkeypatch.setattr(bodies, "_SECONDS_TO_SEND", 0.05)
+    host = place.url.removeprefix("http://")
+    lines = [f"POST {path} HTTP/1.1", f"Host: {host}", "Content-Type: application/json"]
+    reader, writer = await asyncio.open_connection(*host.split(":"))
+    writer.write("\r\n".join([*lines, "Content-Length: 2", "", "{"]).encode())
+
+    async with asyncio.timeout(10):
+        assert b" 408 " in await reader.readline()
+    writer.close()
 
 
 @pytest.mark.parametrize("path", ["/", "/_sandbox/clock"])

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import AsyncIterator
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -14,6 +15,7 @@ from marketplace_metering_async.sandbox import (
     AccessKey,
     Agreement,
     AgreementState,
+    Principal,
     Refusal,
     RegistrationError,
     Rules,
@@ -33,7 +35,9 @@ def place() -> Sandbox:
     return sandbox
 
 
-def meter(place: Sandbox, at: datetime, **members: Any) -> str:
+def meter(
+    place: Sandbox, at: datetime, principal: Principal | None = None, /, **members: Any
+) -> str:
     """Return the status of a record at a moment, or the code of the refusal."""
     licensed = "LicenseArn" in members
     record = {
@@ -46,7 +50,7 @@ def meter(place: Sandbox, at: datetime, **members: Any) -> str:
     if not licensed:
         request["ProductCode"] = "p"  # type: ignore[assignment]
     try:
-        reply = place.book.batch_meter_usage(request, now=place.clock.now())
+        reply = place.book.batch_meter_usage(request, now=place.clock.now(), principal=principal)
     except Refusal as refusal:
         return refusal.code
     return str(reply["Results"][0]["Status"])
@@ -210,7 +214,7 @@ def test_a_free_trial_is_metered_and_marked(place: Sandbox) -> None:
     place.subscribe("p", BUYER, free_trial=timedelta(hours=2))
     place.advance(hours=4)
     assert "Success" == meter(place, NOW + timedelta(hours=1))
-    assert "Success" == meter(place, NOW + timedelta(hours=3))
+    assert "Success" == meter(place, NOW + timedelta(hours=2))
 
     assert {(True,): 5, (False,): 5} == place.book.totals(by=("free",))
 
@@ -219,9 +223,10 @@ def test_one_agreement_at_a_time_unless_the_product_has_concurrent_ones(place: S
     """
     With them each license is metered for itself, and a product code is refused.
     """
-    place.subscribe("p", BUYER)
+    place.subscribe("p", BUYER, ends=NOW + timedelta(hours=1))
     with pytest.raises(ValueError, match="concurrent_agreements"):
         place.subscribe("p", BUYER)
+    place.subscribe("p", BUYER, begins=NOW + timedelta(hours=1))
     place.declare_product("c", dimensions=["requests"], concurrent_agreements=True)
     first, second = (place.subscribe("c", BUYER).license_arn for _ in range(2))
 
@@ -262,6 +267,61 @@ def test_a_license_outside_its_time_is_invalid(place: Sandbox) -> None:
     place.cancel(agreement.agreement_id)
     place.advance(hours=2)
     assert "CustomerNotSubscribed" == meter(place, NOW, LicenseArn=license_arn)
+
+
+def test_a_license_goes_with_the_account_that_holds_it(place: Sandbox) -> None:
+    """
+    With no legacy identifier in its place; nor while AWS has suspended the account.
+    """
+    licensed = {"LicenseArn": str(place.subscribe("p", BUYER).license_arn)}
+    assert ":license-manager::000000000000:license:" in licensed["LicenseArn"]
+
+    assert "ValidationException" == meter(
+        place, NOW, **licensed, CustomerAWSAccountId=None, CustomerIdentifier="legacy"
+    )
+    place.suspend(BUYER)
+    assert "CustomerNotSubscribed" == meter(place, NOW, **licensed)
+    place.restore(BUYER)
+    assert "Success" == meter(place, NOW, **licensed)
+
+
+def test_a_declared_license_needs_no_agreement(place: Sandbox) -> None:
+    """
+    It is metered for its account and for dimensions of its product, unless that has left.
+    """
+    arn = "arn:aws:license-manager::000000000000:license:l-1"
+    place.declare_product("q", dimensions=["requests"], licenses={arn: BUYER})
+
+    assert "InvalidUsageDimensionException" == meter(place, NOW, LicenseArn=arn, Dimension="other")
+    assert "InvalidLicenseException" == meter(
+        place, NOW, LicenseArn=arn, CustomerAWSAccountId="444455556666"
+    )
+    place.set_subscribed("q", BUYER, subscribed=False)
+    assert "CustomerNotSubscribed" == meter(place, NOW, LicenseArn=arn)
+    place.set_subscribed("q", BUYER, subscribed=True)
+    assert "Success" == meter(place, NOW, LicenseArn=arn)
+
+
+@pytest.mark.parametrize("licensed", [False, True])
+@pytest.mark.parametrize("seller", [None, "1", "2"])
+def test_only_the_publisher_meters_and_resolves(
+    place: Sandbox, seller: str | None, *, licensed: bool
+) -> None:
+    """
+    A key of which no account is known may be anybody's, and is taken.
+    """
+    place.declare_product("p", seller="1")
+    arn = str(place.subscribe("p", BUYER).license_arn)
+    assert ":license-manager::1:license:" in arn
+    whose = {"LicenseArn": arn} if licensed else {}
+    refusal = "InvalidLicenseException" if licensed else "InvalidProductCodeException"
+
+    principal = Principal(account_id=seller)
+    token = {"RegistrationToken": place.issue_token("p", customer_aws_account_id=BUYER)}
+
+    assert (refusal if seller == "2" else "Success") == meter(place, NOW, principal, **whose)
+    with pytest.raises(Refusal, match="Token") if seller == "2" else nullcontext():
+        place.book.resolve_customer(token, now=NOW, principal=principal)
 
 
 async def test_a_token_lives_four_hours_and_resolves_the_same(place: Sandbox) -> None:
@@ -318,6 +378,35 @@ async def test_only_the_publisher_resolves_and_meters() -> None:
             await reader.resolve_customer(token)
             with pytest.raises(Exception, match="AccessDenied"):
                 await reader.register_usage(product_code="p", public_key_version=1)
+
+
+def test_a_workload_is_metered_for_an_account_that_has_subscribed(place: Sandbox) -> None:
+    """
+    By an agreement that is active or by declaration, unless AWS has suspended it; where nobody was
+    named for a product, for anybody.
+    """
+
+    def metered() -> bool:
+        now = place.clock.now()
+        request = {"ProductCode": "p", "UsageDimension": "requests", "Timestamp": now.timestamp()}
+        try:
+            place.book.meter_usage(request, now=now, principal=Principal(account_id=BUYER))
+        except Refusal as refusal:
+            return "CustomerNotEntitledException" != refusal.code
+        return True
+
+    assert metered()
+    place.subscribe("p", "9")
+    assert not metered()
+    agreement = place.subscribe("p", BUYER)
+    assert metered()
+    place.suspend(BUYER)
+    assert not metered()
+    place.restore(BUYER)
+    place.cancel(agreement.agreement_id)
+    assert not metered()
+    place.set_subscribed("p", BUYER, subscribed=True)
+    assert metered()
 
 
 @pytest.fixture

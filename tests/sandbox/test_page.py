@@ -23,6 +23,7 @@ from marketplace_metering_async.sandbox import (
     Sandbox,
     SandboxClock,
 )
+from marketplace_metering_async.sandbox.page import page
 from marketplace_metering_async.sandbox.page.sums import COLUMNS, TableSums
 from marketplace_metering_async.sandbox.page.view import View
 
@@ -244,9 +245,11 @@ async def test_the_history_is_bounded(place: Sandbox, web: aiohttp.ClientSession
             assert 404 == answer.status
 
 
-async def test_a_look_waits_for_a_change(place: Sandbox, web: aiohttp.ClientSession) -> None:
+async def test_a_look_waits_for_a_change(
+    place: Sandbox, web: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """
-    And comes back with it; without one, after the time it was given.
+    And comes back with it; without one, after the time it was given. Only so many pages wait.
     """
     before = await look(place, web)
     waiting = asyncio.create_task(look(place, web, after=before["change"], wait=20))
@@ -260,6 +263,10 @@ async def test_a_look_waits_for_a_change(place: Sandbox, web: aiohttp.ClientSess
     assert (NOW + timedelta(hours=2)).isoformat() == after["clock"]["now"]
     same = await look(place, web, after=after["change"], wait=0.05)
     assert after["change"] == same["change"]
+    monkeypatch.setattr(page, "_MOST_WATCHERS", 0)
+    url = f"{place.url}/_sandbox/page/view?after={same['change']}&wait=5"
+    async with web.get(url) as answer:
+        assert (503, "too many pages are open\n") == (answer.status, await answer.text())
 
 
 async def test_agreements_are_told_as_of_the_clock(

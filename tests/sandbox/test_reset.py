@@ -5,6 +5,8 @@ from typing import Any
 import pytest
 
 from marketplace_metering_async.sandbox import Fault, FaultKind, Principal, Rules, Sandbox
+from marketplace_metering_async.sandbox.as_json import as_json
+from marketplace_metering_async.sandbox.service.memory import copy_of
 
 everything = pytest.mark.parametrize("everything", [False, True])
 
@@ -71,6 +73,40 @@ def test_faults_strike_by_the_same_chance(*, everything: bool) -> None:
     sandbox.reset(everything=everything)
 
     assert first == strikes()
+
+
+def test_nothing_that_happened_is_left() -> None:
+    """
+    Whatever a book remembers; and a product that is declared anew is anybody's again.
+    """
+    rules = Rules(not_subscribed_takes_key=True)
+    sandbox, untouched = Sandbox(rules=rules), Sandbox(rules=rules)
+    now, principal = sandbox.clock.now(), Principal()
+
+    def statuses(*accounts: str) -> list[str]:
+        record = {"Timestamp": now.timestamp(), "Dimension": "requests", "Quantity": 1}
+        records = [record | {"CustomerAWSAccountId": account} for account in accounts]
+        request = {"ProductCode": "p", "UsageRecords": records}
+        reply = sandbox.book.batch_meter_usage(request, now=now)
+        return [result["Status"] for result in reply["Results"]]
+
+    sandbox.declare_product("p")
+    license_arn = str(sandbox.subscribe("p", "1", begins=now).license_arn)
+    sandbox.set_subscribed("p", "2", subscribed=False)
+    sandbox.suspend("3")
+    sandbox.issue_token("p", customer_aws_account_id="1")
+    usage = {"ProductCode": "p", "UsageDimension": "requests", "Timestamp": now.timestamp()}
+    sandbox.book.meter_usage(usage | {"ClientToken": "t"}, now=now, principal=principal)
+    registration = {"ProductCode": "p", "PublicKeyVersion": 1}
+    sandbox.book.register_usage(registration, now=now, principal=principal)
+    assert {"Success", "CustomerNotSubscribed"} == {*statuses("1", "2")}
+
+    sandbox.reset(everything=True)
+
+    assert as_json(copy_of(untouched.book)) == as_json(copy_of(sandbox.book))
+    assert sandbox.book.catalogue.product_of_license(license_arn) is None
+    sandbox.declare_product("p")
+    assert ["Success"] * 3 == statuses("1", "2", "3")
 
 
 @pytest.mark.parametrize(("everything", "products"), [(False, ["p"]), (True, [])])

@@ -16,11 +16,13 @@ from marketplace_metering_async.sandbox import (
     Book,
     Fault,
     FaultKind,
+    Principal,
     Product,
     Refusal,
     Sandbox,
     SandboxClock,
 )
+from marketplace_metering_async.sandbox.service.quota import Quota
 
 NOW = datetime(2026, 11, 23, 12, 30, tzinfo=UTC)
 
@@ -372,3 +374,19 @@ async def test_faults_strike_by_rule() -> None:
 
     assert {"error-500": 1, "throttle": 2} == dict(sandbox.hits)
     assert {RecordStatus.SUCCESS: 60} == result.counts
+
+
+def test_keys_of_one_account_share_its_quota() -> None:
+    """
+    A key of which no account is known has one of its own.
+    """
+    place = Sandbox()
+
+    def quota(key: str, account: str | None = None) -> Quota:
+        return place.quota_of(Principal(access_key_id=key, account_id=account), "BatchMeterUsage")
+
+    assert quota("a", "1") is quota("b", "1")
+    assert quota("a") is quota("a")
+    assert 4 == len({id(one) for one in (quota("a"), quota("b"), quota("a", "1"), quota("a", "2"))})
+    place.calls_per_second = 3  # it holds at once
+    assert (3, 3) == (place.calls_per_second, quota("a").calls_per_second)

@@ -102,13 +102,13 @@ async def test_all_is_there_again(path: Path) -> None:
         (again,) = await client.batch_meter_usage([usage(quantity=7)])
         same = await client.meter_usage(**workload)
         who = await client.resolve_customer(token)
-        signed = await client.register_usage(product_code="p", public_key_version=1)
+        signed = await client.register_usage(product_code="p", public_key_version=1, nonce="n")
 
     assert before == place.book.records
     assert RecordStatus.DUPLICATE_RECORD is again.status
     assert metered.metering_record_id == same.metering_record_id
     assert BUYER == who.customer_aws_account_id
-    verify_registration(signed.signature, key, product_code="p", public_key_version=1)
+    verify_registration(signed.signature, key, product_code="p", public_key_version=1, nonce="n")
     assert (NOW, 0) == (place.clock.now(), place.clock.speed)
     assert {agreement.agreement_id: agreement} == place.book.catalogue.agreements
     assert {"9"} == place.book.catalogue.suspended
@@ -128,6 +128,10 @@ def growing() -> dict[str, Callable[[Sandbox, int], object]]:
         records = [record | {"CustomerAWSAccountId": f"{number:04d}"}]
         request = {"ProductCode": "p", "UsageRecords": records}
         return place.book.batch_meter_usage(request, now=place.clock.now())
+
+    def not_subscribed(place: Sandbox, number: int) -> object:
+        place.set_subscribed("p", f"{number:04d}", subscribed=False)
+        return batch(place, number)
 
     def resolve(place: Sandbox, number: int) -> object:
         token = place.issue_token("p", customer_aws_account_id=f"{number:04d}")
@@ -150,7 +154,8 @@ def growing() -> dict[str, Callable[[Sandbox, int], object]]:
         ),
         "buyers": lambda place, number: place.set_subscribed("p", f"{number:04d}", subscribed=True),
         "suspend": lambda place, number: place.suspend(f"{number:04d}"),
-        "restore": lambda place, number: (place.suspend("1"), place.restore("1")),
+        "restore": lambda place, number: (place.restore if number & 4 else place.suspend)("1"),
+        "not subscribed": not_subscribed,
         "products": lambda place, number: place.declare_product(f"{number:04d}"),
         "rotate": lambda place, number: place.rotate_key("p"),
         "clock": lambda place, number: place.advance(seconds=1),
@@ -338,6 +343,10 @@ async def test_a_place_that_cannot_be_written_is_said_at_once(tmp_path: Path) ->
     """
     with pytest.raises(StateFileError, match="cannot be written"):
         async with Sandbox(state=tmp_path / "none" / "sandbox.state"):
+            pass
+    (tmp_path / "sandbox.state.new").mkdir()  # where all is written first
+    with pytest.raises(StateFileError, match="cannot be written"):
+        async with Sandbox(state=tmp_path / "sandbox.state"):
             pass
 
 

@@ -144,6 +144,7 @@ def test_not_subscribed_may_take_the_key(*, taken: bool, status: str) -> None:
     book.catalogue.suspended.clear()
 
     assert [status] == answer(book, record())
+    assert ["Success"] == answer(book, record(Dimension="other"))
 
 
 @pytest.mark.parametrize(("order", "back"), [("reversed", True), ("given", False)])
@@ -190,21 +191,25 @@ def test_a_key_counts_in_its_region_or_everywhere() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rules", "code"),
-    [({}, "Success"), ({"tags_counted": "record"}, "InvalidTagException")],
+    ("rules", "keys", "code"),
+    [
+        ({}, 6, "Success"),
+        ({"tags_counted": "record"}, 6, "InvalidTagException"),
+        ({"tags_counted": "record"}, 5, "Success"),
+    ],
 )
 def test_tags_are_counted_in_an_allocation_or_in_the_record(
-    rules: dict[str, Any], code: str
+    rules: dict[str, Any], keys: int, code: str
 ) -> None:
     """
-    Six keys over two allocations.
+    Over two allocations.
     """
     allocations = [
         {
             "AllocatedUsageQuantity": quantity,
-            "Tags": [{"Key": f"{name}{n}", "Value": "v"} for n in range(3)],
+            "Tags": [{"Key": str(n), "Value": "v"} for n in numbers],
         }
-        for name, quantity in (("a", 2), ("b", 3))
+        for numbers, quantity in ((range(3), 2), (range(3, keys), 3))
     ]
 
     assert [code] == answer(book_with(**rules), record(UsageAllocations=allocations))

@@ -1,7 +1,8 @@
 """Members that the service's model does not have, or has of another type, at every level."""
 
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from datetime import UTC, datetime
 from typing import Any
@@ -131,8 +132,23 @@ def wrong_values(shape: Any) -> list[Any]:
     }
     if shape.type_name in {"integer", "timestamp"}:
         values["float"] = "1.5"
+    if shape.type_name == "timestamp":
+        values["ages"] = 1e18
     values.pop(shape.type_name, None)
+    if shape.type_name == "list":
+        values["parts"] = [1]
     return list(values.values())
+
+
+def shape_at(operation: str, path: str) -> Any:
+    """Return the model of the structure at *path* of a request."""
+    shape: Any = MODEL.operation_model(operation).input_shape
+    for step in path.replace("member.", "").split("."):
+        if step.isdigit():
+            shape = shape.member
+        elif step:
+            shape = shape.members[step[0].upper() + step[1:]]
+    return shape
 
 
 @levels
@@ -142,13 +158,7 @@ def test_a_member_of_another_type_refuses_the_request(
     """
     Whichever member it is, at every level, as the model has it; nothing is applied.
     """
-    shape: Any = MODEL.operation_model(operation).input_shape
-    for step in path.replace("member.", "").split("."):
-        if step.isdigit():
-            shape = shape.member
-        elif step:
-            shape = shape.members[step[0].upper() + step[1:]]
-    for name, member in shape.members.items():
+    for name, member in shape_at(operation, path).members.items():
         for value in wrong_values(member):
             book = Book()
             request = asked(book, operation, request_)
@@ -160,6 +170,75 @@ def test_a_member_of_another_type_refuses_the_request(
             assert "SerializationException" == caught.value.code, (name, value)
             assert f"{path}{name[0].lower()}{name[1:]}" in caught.value.message, (name, value)
             assert ([], set()) == (book.records, book.workloads.registered)
+
+
+def values_beyond(shape: Any) -> Iterator[Any]:
+    """Yield values of the type of *shape* that are just outside what it allows."""
+    limits = shape.metadata
+    of_length: dict[str, Callable[[int], Any]] = {
+        "string": "1".__mul__,
+        "list": [{}].__mul__,
+        "integer": int,
+    }
+    if (one := of_length.get(shape.type_name)) is None:
+        return
+    if "max" in limits:
+        yield one(limits["max"] + 1)
+    if "min" in limits and (shape.type_name == "integer" or limits["min"]):
+        yield one(limits["min"] - 1)
+    for odd in ("\u20ac", "\u0661", "a") if "pattern" in limits else ():
+        if not re.fullmatch(limits["pattern"], odd):
+            yield odd
+
+
+@levels
+def test_a_member_beyond_a_limit_of_the_model_refuses_the_request(
+    operation: str, request_: Request, structure: Callable[[Request], Request], path: str
+) -> None:
+    """
+    Each limit of each member, at every level, as the model has them; nothing is applied.
+    """
+    for name, member in shape_at(operation, path).members.items():
+        for value in values_beyond(member):
+            book = Book()
+            request = asked(book, operation, request_)
+            changed = structure(request)
+            changed.pop(name.removesuffix("AsDecimal"), None)
+            changed[name] = value
+
+            with pytest.raises(Refusal) as caught:
+                answered(book, operation, request)
+
+            place = re.escape(f"{path}{name[0].lower()}{name[1:]}")
+            assert 400 == caught.value.status, (name, value)
+            assert re.search(f"{place}[':]", caught.value.message), (name, value)
+            assert ([], set()) == (book.records, book.workloads.registered)
+
+
+BLUE, RED = {"Key": "team", "Value": "blue"}, {"Key": "team", "Value": "red"}
+
+
+@pytest.mark.parametrize(
+    ("parts", "code", "says"),
+    [
+        ([[BLUE], [BLUE]], "InvalidUsageAllocationsException", "2.member: its tags are those of"),
+        ([None, None], "InvalidUsageAllocationsException", "2.member: its tags are those of"),
+        ([[BLUE, RED]], "InvalidTagException", "1.member.tags: a key is there twice"),
+        ([[{"Key": "team"}]], "InvalidTagException", "1.member.value: not of 1 to 256"),
+        ([[{"Value": "blue"}]], "InvalidTagException", "1.member.key: not of 1 to 100"),
+    ],
+)
+def test_tags_name_one_share_each(parts: list[Any], code: str, says: str) -> None:
+    """
+    No two shares have the same tags, no share one key twice, and no tag is half there.
+    """
+    shares = [{"AllocatedUsageQuantity": 5, "Tags": tags} for tags in parts]
+    whole = record() | {"Quantity": 5 * len(parts), "UsageAllocations": shares}
+
+    with pytest.raises(Refusal, match=says) as caught:
+        Book().batch_meter_usage({"ProductCode": "p", "UsageRecords": [whole]}, now=NOW)
+
+    assert code == caught.value.code
 
 
 @levels

@@ -242,6 +242,19 @@ def test_refusals_of_register_usage(code: str, changes: dict[str, Any]) -> None:
     assert code == register(book, **changes)
 
 
+def test_a_key_version_that_was_replaced_is_known_by_when() -> None:
+    """
+    None where nobody has said when, nor one that is still to come.
+    """
+    product = Product(public_key_version=2)
+    book, unknown = Book(products={"p": product}), "InvalidPublicKeyVersionException"
+
+    assert [unknown, "registered"] == [register(book, PublicKeyVersion=n) for n in (1, 2)]
+    product.key_rotated = NOW
+    assert "registered" == register(book, PublicKeyVersion=1)
+    assert unknown == register(book, PublicKeyVersion=3)
+
+
 def test_only_the_first_registration_asks_for_a_subscription() -> None:
     """
     A workload that runs goes on running, also after its account has cancelled.

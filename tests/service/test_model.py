@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from support.service_model import differences, model_of
 from support.strategies import records
 
-from marketplace_metering_async import limits
+from marketplace_metering_async import MarketplaceMeteringClient, limits
 from marketplace_metering_async.aws import wire
 from marketplace_metering_async.records import UsageRecord
 
@@ -63,7 +63,7 @@ def test_names_are_the_models() -> None:
     """
     Signing name, target prefix and endpoint prefix.
     """
-    metadata = limits.service_metadata()
+    metadata = MarketplaceMeteringClient.service_metadata()
 
     assert MODEL.signing_name == metadata.signing_name == limits.SERVICE_NAME
     assert MODEL.metadata["targetPrefix"] == metadata.target_prefix

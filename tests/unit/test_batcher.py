@@ -24,6 +24,7 @@ from marketplace_metering_async import (
     UsageBatcher,
     UsageRecord,
 )
+from marketplace_metering_async.batcher import _PendingLimit
 from marketplace_metering_async.errors import ConfigurationError, UnexpectedError
 from marketplace_metering_async.events import BatchReleased, CallEnded, Event, Settled
 from marketplace_metering_async.flow.pacing import AdaptivePacer
@@ -179,6 +180,43 @@ def test_identical_records_share_a_verdict() -> None:
     assert [1] == service.sizes
     assert [None, 0, 0, 0] == [result.duplicate_of for result in results]
     assert all(result.metered for result in results)
+
+
+def test_only_the_latest_keys_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    A batcher runs for months: an older record that comes again is the service's to know.
+    """
+    monkeypatch.setattr(f"{_PendingLimit.__module__}._KEYS_REMEMBERED", 2)
+    service, records = MemoryService(), usage(3)
+
+    async def run() -> None:
+        async with batcher_of(service) as door:
+            for record in (*records, *records[::-1]):
+                await door.meter(record)
+
+    run_virtual(run())
+
+    assert [1] * 4 == service.sizes
+
+
+def test_a_place_that_comes_at_the_moment_of_cancelling_is_given_on() -> None:
+    """
+    Or the batcher would take one record fewer at a time from then on.
+    """
+
+    async def run() -> None:
+        limit = _PendingLimit(1)
+        await limit.enter("p")
+        waiting = asyncio.create_task(limit.enter("p"))
+        await asyncio.sleep(0)
+        limit.leave()
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        async with asyncio.timeout(1):
+            await limit.enter("p")
+
+    run_virtual(run())
 
 
 def test_records_that_differ_in_the_writing_alone_share_a_verdict() -> None:

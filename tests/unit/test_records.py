@@ -47,6 +47,11 @@ ARN = "arn:aws:license-manager::123456789012:license:l-abc"
         ("customer_aws_account_id", {"customer_aws_account_id": "١٢٣"}, "digits"),
         ("customer_aws_account_id", {"customer_aws_account_id": None}, "got neither"),
         ("customer_identifier", {"customer_identifier": "c"}, "one customer id"),
+        (
+            "customer_identifier",
+            {"customer_aws_account_id": None, "customer_identifier": "c" * 256},
+            "1 to 255 characters",
+        ),
         ("license_arn", {"license_arn": "l-abc"}, "the ARN of a license"),
         ("product_code", {"product_code": "a b"}, "letters, digits"),
         ("usage_allocations", {"usage_allocations": [1]}, "UsageAllocation objects"),
@@ -167,6 +172,18 @@ def test_records_cannot_be_changed() -> None:
         record.quantity = 2  # type: ignore[misc]
 
 
+def test_a_record_has_at_most_2500_allocations() -> None:
+    """
+    And no fewer are refused.
+    """
+    parts = [UsageAllocation(1, [Tag("n", str(number))]) for number in range(2501)]
+    most = UsageRecord(**{**GOOD, "quantity": 2500, "usage_allocations": parts[:-1]})
+
+    assert 2500 == len(most.usage_allocations)
+    with pytest.raises(InvalidRecordError, match="usage_allocations: expected"):
+        UsageRecord(**{**GOOD, "quantity": 2501, "usage_allocations": parts})
+
+
 def test_texts_of_errors_are_escaped() -> None:
     """
     No line or terminal command can be smuggled into a log. Covers: A11
@@ -247,6 +264,9 @@ def test_from_boto_names_unknown_and_nested_members() -> None:
     assert ["Qantity", "usage_allocations[0].tags[0].key"] == [
         violation.path for violation in caught.value.violations
     ]
+    nothing: Any = None
+    with pytest.raises(InvalidRecordError, match="expected a mapping"):
+        UsageRecord.from_boto(nothing)
 
 
 @pytest.mark.parametrize("quantity", [5, "5", "5.0", Decimal("5.00"), Decimal("0.5E1")])
@@ -371,6 +391,9 @@ def test_tags_are_checked() -> None:
         Tag("k", "é")
     with pytest.raises(InvalidRecordError, match="at most 5 tags"):
         UsageAllocation(1, [Tag(str(n), "v") for n in range(6)])
+    tags: Any = [{"Key": "k", "Value": "v"}]
+    with pytest.raises(InvalidRecordError, match="tags: expected Tag objects"):
+        UsageAllocation(1, tags)
     assert Tag("a b", "c").key == "a b"
 
 

@@ -55,6 +55,8 @@ def test_raise_for_failures() -> None:
     assert 1 == only.position
     assert refusal is only.__cause__
     assert [records[1]] == [failed.record for failed in result.failed]
+    assert type(caught.value.subgroup(RecordNotMeteredError)) is BatchMeterUsageError
+    assert type(caught.value.split(lambda error: error is only)[0]) is BatchMeterUsageError
     result_of([], []).raise_for_failures()
 
 

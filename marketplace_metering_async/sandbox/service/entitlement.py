@@ -83,7 +83,7 @@ def subscription_by_product(
         return NOT_SUBSCRIBED
     if agreements:
         return _subscription_under(agreements, usage, asked)
-    return SUBSCRIBED if subscribed or (subscribed is None and is_open) else NOT_SUBSCRIBED
+    return SUBSCRIBED if subscribed or is_open else NOT_SUBSCRIBED
 
 
 def _subscription_under(
@@ -127,8 +127,7 @@ def subscription_by_license(usage: Usage, license_arn: str, asked: Operation) ->
     if usage.account in catalogue.suspended:
         return NOT_SUBSCRIBED
     if agreement is None:
-        subscribed = product.customers.get(usage.account or "", True)
-        return SUBSCRIBED if subscribed else NOT_SUBSCRIBED
+        return SUBSCRIBED if product.customers.get(owner, True) else NOT_SUBSCRIBED
     if agreement.state(asked.now, rules.closing) is AgreementState.ENDED:
         return NOT_SUBSCRIBED
     if agreement.covers(usage.timestamp, rules):

@@ -9,7 +9,7 @@ and the last hour of an agreement, and a dry run.
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from functools import partial
-from typing import Any, Final, Literal, Self, get_args, get_origin
+from typing import Any, Final, Literal, Self, get_args
 
 import attrs
 from attrs import Attribute, field, frozen
@@ -48,10 +48,8 @@ def _checked(switch: "Attribute[Any]") -> "Attribute[Any]":
         return switch.evolve(converter=partial(texts, switch.name))
     if switch.type is bool:
         return switch.evolve(validator=of(bool))
-    if get_origin(switch.type) is Literal:
-        readings = get_args(switch.type)
-        return switch.evolve(default=readings[0], validator=one_of(*readings))
-    return switch
+    readings = get_args(switch.type)
+    return switch.evolve(default=readings[0], validator=one_of(*readings))
 
 
 def _known(source: str, default: Any) -> Any:  # noqa: ANN401 - as annotated at the field

@@ -28,7 +28,13 @@ from support.loopback import Connection, Loopback
 from marketplace_metering_async.aws.credentials import FoundCredentials, SingleFlight
 from marketplace_metering_async.aws.signing import Signer
 from marketplace_metering_async.aws.transport import Request
-from marketplace_metering_async.errors import ConfigurationError, NoCredentialsError, NoRegionError
+from marketplace_metering_async.errors import (
+    ClientClosedError,
+    ConfigurationError,
+    NoCredentialsError,
+    NoRegionError,
+    UnexpectedError,
+)
 
 NOW = datetime(2026, 11, 23, 12, 30, tzinfo=UTC)
 CALLERS = 100
@@ -699,6 +705,23 @@ async def test_all_get_the_outcome_of_one_run() -> None:
     flight = SingleFlight[int]()
     assert set(await asyncio.gather(*(flight.run(work) for _ in range(CALLERS)))) == {1}
     assert await flight.run(work) == 2
+
+
+async def test_closing_ends_the_waiting_and_nothing_begins_any_more() -> None:
+    """Whoever waits is told that the client is closed; work that ends itself is a bug."""
+    flight, never = SingleFlight[bool](), asyncio.Event()
+    waiting = asyncio.create_task(flight.run(never.wait))
+    await asyncio.sleep(0)
+    await flight.aclose()
+    for asked in (waiting, flight.run(never.wait)):
+        with pytest.raises(ClientClosedError):
+            await asked
+
+    async def ends() -> None:
+        raise asyncio.CancelledError
+
+    with pytest.raises(UnexpectedError, match="CancelledError"):
+        await SingleFlight[None]().run(ends)
 
 
 async def test_all_get_their_own_copy_of_an_error() -> None:

@@ -502,6 +502,9 @@ def test_allocations_may_be_echoed_in_either_member(member: str, value: Any) -> 
 
     assert ["Success"] == statuses(value)
     assert [None] == statuses(16)
+    for garbled in (17, {"Tags": [17]}, {"Tags": [{"Key": "k"}]}, {"Tags": 17}):
+        echo = {**sent, "UsageAllocations": [garbled]}
+        assert [None] == wire.read_reply([sent], answer([result(echo)])).statuses
 
 
 @pytest.mark.parametrize(

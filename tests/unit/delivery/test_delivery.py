@@ -16,6 +16,7 @@ from support.virtual import START, run_virtual
 from marketplace_metering_async import UsageBatcher
 from marketplace_metering_async.aws.transport import Request, Response
 from marketplace_metering_async.client import shared_of
+from marketplace_metering_async.delivery.backlog import Backlog
 from marketplace_metering_async.errors import (
     DeliveryTimeoutError,
     OutOfWindowError,
@@ -261,6 +262,26 @@ def test_a_bug_anywhere_ends_the_records_that_it_touched_and_no_others(
     assert all(isinstance(r.error, UnexpectedError) for r in touched)
     assert not [r for r in touched if r.metered is False and _is_on_file(service, r)]
     assert not [r for r in results if r.metered and not _is_on_file(service, r)]
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_a_bug_in_giving_up_is_not_met_for_all_time(
+    door: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    What is left then ends by the net below it: nobody waits.
+    """
+
+    def broken(*_: Any) -> None:
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(Backlog, "drop", broken)
+    service = MemoryService(lambda number, body: Refusal("AccessDeniedException", "no"))
+
+    results = send_through(door, service, usage(200), max_concurrency=2)
+
+    assert list(range(200)) == sorted(r.position for r in results)
+    assert not any(r.metered for r in results)
 
 
 class _TimeLimit(BaseException):

@@ -85,7 +85,8 @@ def test_events_count_every_record_once(door: str) -> None:
         assert expected == counted
 
 
-def test_schemes_that_may_be_of_one_product_are_warned_of_once() -> None:
+@pytest.mark.parametrize("streamed", [True, False])
+def test_schemes_that_may_be_of_one_product_are_warned_of_once(*, streamed: bool) -> None:
     """
     The service bills both, and nobody but the seller can know.
     """
@@ -95,6 +96,8 @@ def test_schemes_that_may_be_of_one_product_are_warned_of_once() -> None:
 
     async def run() -> list[RecordResult]:
         async with client_of(MemoryService(), observer=events.append) as client:
+            if not streamed:
+                return list(await client.batch_meter_usage(both))
             return [result async for result in client.iter_batch_meter_usage(both, linger=0.1)]
 
     assert 6 == len(run_virtual(run()))

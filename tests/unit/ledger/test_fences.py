@@ -78,6 +78,16 @@ def test_a_success_lifts_every_state_that_bills_nobody(state: HourState) -> None
     assert ([] if stands else heard) == [found.before for found in writing.moves]
 
 
+def test_a_refusal_of_before_says_nothing_of_usage_that_another_hour_bills() -> None:
+    """
+    It stands in the history alone.
+    """
+    one = verdict(HourState.REJECTED, fence=1)
+    writing = writing_of([one], {1: Standing(7, HourState.REOPENED, DIGEST, HOST)})
+
+    assert ({}, [one], [], []) == tuple(writing)
+
+
 def test_a_verdict_that_was_written_is_heard_again() -> None:
     """
     And changes nothing; another one of the same claim is not heard. ledger H8

@@ -15,7 +15,7 @@ from marketplace_metering_async.errors import (
     InvalidRecordError,
     LateUsageError,
 )
-from marketplace_metering_async.ledger.hours import deadline_of, hour_of
+from marketplace_metering_async.ledger.hours import deadline_of, hour_of, latest_lost_at
 from marketplace_metering_async.ledger.model import HourState, Usage, UsageKey
 from marketplace_metering_async.ledger.open_hours import (
     LONGEST_GRACE,
@@ -28,7 +28,11 @@ from marketplace_metering_async.ledger.posting import (
     Changes,
     KnownEvents,
     Posting,
+    Wanted,
+    first_hours,
     introduce_rivals,
+    lost_hours,
+    wanted_by,
 )
 from marketplace_metering_async.ledger.sums import RECORDED, Sum, Sums
 from marketplace_metering_async.ledger.watermark import UNKNOWN
@@ -84,6 +88,35 @@ class Way:
 
     def sums(self) -> dict[str, tuple[int, int]]:
         return {one.state: (one.quantity, one.records) for one in self.changes.sums}
+
+
+@given(st.lists(st.integers(-30 * 24, 0), min_size=1))
+def test_a_group_asks_for_the_past_that_matters_and_no_more(hours: list[int]) -> None:
+    """
+    From its earliest hour on whose window may be open; of hours before, for themselves alone.
+    """
+    first = hour_of(latest_lost_at(NOW))
+    asked = [NOON + hour * HOUR for hour in hours]
+
+    wanted = wanted_by([usage(at + HOUR // 4) for at in asked], NOW)
+
+    earliest = min(max(at, first) for at in asked)
+    assert {KEY: Wanted("", earliest, frozenset(at for at in asked if at < first))} == wanted
+
+
+def test_rivals_are_looked_at_from_the_same_hour_on() -> None:
+    """
+    And where one of them is asked for itself, from the earlier one; a lost hour, of both.
+    """
+    key, rival, alone = (KeyState(number, OF) for number in (1, 2, 3))
+    key.rivals, rival.rivals = [rival], [key]
+    keys = {KEY: key, KEY._replace(dimension="r"): rival, KEY._replace(dimension="a"): alone}
+    wants = [Wanted("", 7, frozenset({5})), Wanted("", 8), Wanted("", 9, frozenset({6}))]
+    wanted = dict(zip(keys, wants, strict=True))
+
+    assert {1: 7, 2: 7, 3: 9} == first_hours(keys, wanted)
+    assert {1: 7, 2: 7} == first_hours(keys, {KEY: wanted[KEY]})
+    assert [(1, 5), (2, 5)] == lost_hours(keys, wanted)
 
 
 def moment(at: int) -> datetime:
@@ -312,6 +345,17 @@ def test_late_usage_may_be_refused() -> None:
     assert Changes() == way.changes
 
 
+def test_what_was_used_after_the_end_is_not_late() -> None:
+    """
+    It would not be taken in time either: it is kept, as usage that nobody is billed for.
+    """
+    way = Way(stored(NOON - HOUR, is_open=False), rules=REFUSING, closed_at=NOON - HOUR)
+
+    added = way.post(NOON - HOUR + 1)
+
+    assert HourState.SUBSCRIPTION_OVER is added.ended
+
+
 def test_an_hour_that_is_full_is_not_late() -> None:
     """
     What it has no room for goes to the next one, also where late usage is refused.
@@ -493,6 +537,39 @@ def test_what_a_person_carries_goes_from_now_on_and_is_no_new_usage(
         state: change for state, change in way.sums().items() if state != RECORDED
     }
     assert 0 == way.sums()[RECORDED][0]
+    assert way.hour().urgent  # or it would wait for an end that has been
+
+
+def test_what_is_carried_goes_to_an_hour_that_is_open() -> None:
+    """
+    The next one, where the one that runs is sealed; usage of nothing as well, for its events.
+    """
+    way = Way(stored(NOON, is_open=False))
+    way.posting.carry(KEY, NOON - 99 * HOUR, HourState.MONTH_OVER, 0, 2)
+
+    taking = way.hour(NOON + HOUR)
+    assert (0, 2, False) == (taking.quantity, taking.events, taking.urgent)
+
+
+def test_a_subscription_that_goes_on_changes_the_hours_that_were_to_end() -> None:
+    """
+    And none that is sealed, whose bytes are frozen, or that was to be sealed as ever.
+    """
+    sealed = stored(NOON - 2 * HOUR, is_open=False, urgent=True, seal_at=NOW)
+    way = Way(sealed, stored(NOON - HOUR), stored(NOON, urgent=True, seal_at=NOW, hour_id=8))
+    way.posting.reopen(KEY)
+
+    assert [(0, 5, 1, NOON, NOON, NOON + HOUR + 600, 8)] == way.changes.grown_hours
+
+
+def test_a_subscription_may_end_as_an_hour_begins() -> None:
+    """
+    The usage of that second is still its own.
+    """
+    way = Way(stored(NOON, seal_at=NOON + HOUR))
+
+    assert 1 == way.posting.close(KEY, NOON)
+    assert (5, NOON, True) == (way.hour().quantity, way.hour().stamp, way.hour().urgent)
 
 
 def test_reopened_usage_moves_as_a_count_alone() -> None:

@@ -175,6 +175,8 @@ def test_what_has_no_verdict_is_tried_again(status: RecordStatus) -> None:
 
     assert (HourState.FROZEN, "Postponed") == (one.state, one.status)
     assert one.in_doubt is (status is RecordStatus.UNCONFIRMED)
+    plain = settled(status, FAULT)
+    assert (status.value, None, None) == (plain.status, plain.request_id, plain.metering_record_id)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import math
 
 import pytest
 
+from marketplace_metering_async.errors import LedgerError
 from marketplace_metering_async.flow.pacing import CallEnd
 from marketplace_metering_async.ledger.shared_pacer import SharedPacer
 
@@ -130,6 +131,26 @@ async def test_a_rare_throttle_that_says_how_long_is_waited_out() -> None:
 
     assert [0] == await started(row, [pacer], 1.9)
     assert [0] != await started(row, [pacer], 0.5)
+
+
+async def test_a_database_that_is_away_is_asked_again_in_a_moment() -> None:
+    """
+    Not at each look; and the quota is kept as soon as it is back.
+    """
+    row, asked = Row(), 0
+
+    async def reserve(seconds: float) -> float:
+        nonlocal asked
+        asked += 1
+        if row.now < 110:
+            raise LedgerError("away")
+        return await row.reserve(seconds)
+
+    pacer = SharedPacer(reserve, 50)
+    assert [0] == await started(row, [pacer], 9)
+    assert asked <= 10
+    (count,) = await started(row, [pacer], 20)
+    assert 0.85 * 50 * 20 <= count <= 50 * 20
 
 
 async def test_a_cancelled_call_keeps_its_turn() -> None:

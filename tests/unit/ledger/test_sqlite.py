@@ -56,6 +56,22 @@ def file_of(house: House) -> Any:
     return store._file
 
 
+async def test_what_only_postgresql_can_do_is_refused(tmp_path: Path) -> None:
+    """
+    A caller's transaction and a ledger that moves here; nothing is stored, and the other lives on.
+    """
+    async with house_at(url_of(tmp_path / "one.db")) as house:
+        with pytest.raises(ConfigurationError, match="only a ledger in PostgreSQL can share yours"):
+            await house.use(connection=object())
+        async with house_at(url_of(tmp_path / "other.db")) as other:
+            await other.use(3)
+        with pytest.raises(ConfigurationError, match="only a ledger in PostgreSQL can take over"):
+            await house.ledger.take_over(other.url)
+        async with house_at(other.url) as again:
+            assert 3 == (await again.balance()).open
+        assert 0 == (await house.balance()).recorded
+
+
 async def test_the_file_is_its_owners_alone(tmp_path: Path) -> None:
     """
     Covers: D12
