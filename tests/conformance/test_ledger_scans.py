@@ -22,6 +22,18 @@ _FEW = 500
 _LOOKS_AT_OPEN = ("status", "metrics", "a relay's turn", "history of what is open")
 """What may read all hours that are open as well."""
 _KNOWN = "000000000007"
+_NUMBERS = """
+    WITH RECURSIVE number (n) AS (VALUES (1) UNION ALL SELECT n + 1 FROM number WHERE n < 2000)
+"""
+_OTHERS = f"""
+    {_NUMBERS} INSERT INTO usage_key (key_id, name, product_code, customer_aws_account_id,
+        customer_identifier, license_arn, dimension, license_product)
+    SELECT n, n, 'product', n, '', '', 'requests', '' FROM number
+"""
+_PAST = f"""
+    {_NUMBERS} INSERT INTO hour (key_id, hour, state, quantity, events, stamp, opened_at, seal_at)
+    SELECT key_id, hour - 3600 * n, 'metered', 0, 0, 0, 0, 0 FROM number, hour WHERE state = 'open'
+"""
 
 Verb = Callable[[House], Awaitable[Any]]
 
@@ -175,6 +187,40 @@ async def test_nothing_scans_in_sqlite(tmp_path: Path) -> None:
             scans = {statement: _scans(path, statement) for statement in run}
 
             assert {} == {s: tables for s, tables in scans.items() if tables}, name
+
+
+async def test_an_end_costs_no_more_beside_other_customers_and_a_past(tmp_path: Path) -> None:
+    """
+    By the steps of SQLite's machine: an index of licenses leads to all customers who have none.
+    """
+    path = f"{tmp_path}/usage.db"
+    steps = 0
+
+    def count() -> None:
+        nonlocal steps
+        steps += 1
+
+    def connect(place: str) -> sqlite3.Connection:
+        connection = sqlite3.connect(place, isolation_level=None, check_same_thread=False)
+        connection.set_progress_handler(count, 1)
+        return connection
+
+    house = House(f"sqlite:///{path}")
+    house.ledger = UsageLedger(
+        SqliteStore(path, connect=connect), clock=house.clock, observer=house.warned.append
+    )
+    who: dict[str, Any] = {"product_code": "product", "customer_aws_account_id": _KNOWN}
+    taken = []
+    async with house.ledger:
+        await house.use(1, customer_aws_account_id=_KNOWN)
+        for before in ("SELECT 1", _OTHERS, _PAST):
+            await change(house.url, before)
+            steps = 0
+            await house.ledger.close_customer(**who)
+            await house.ledger.reopen_customer(**who)
+            taken.append(steps)
+
+    assert max(taken) < 1.5 * min(taken)
 
 
 def _scans(path: str, statement: str) -> list[str]:
