@@ -12,6 +12,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     try:
         from marketplace_metering_async import cli  # noqa: PLC0415 - an extra
+
+        return cli.main(argv)
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in ("typer", "rich", "click"):
             raise
@@ -21,7 +23,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
-    return cli.main(argv)
+    except RuntimeError as error:  # which Python makes of one that comes amid its own steps
+        if not isinstance(error.__context__, KeyboardInterrupt):
+            raise
+        return 130
 
 
 if __name__ == "__main__":

@@ -100,7 +100,7 @@ def _shown_as_results(option: Any) -> Any:  # noqa: ANN401 - as Context
         if wanted and not ctx.resilient_parsing:
             text = ctx.get_help()
             on_screen = sys.stdout is not None and sys.stdout.isatty()
-            write_out(f"{text if on_screen else _STYLE.sub('', text)}\n")
+            write_out(f"{text if on_screen else _STYLE.sub('', text)}\n", styled=True)
             ctx.exit()
 
     option.callback = show

@@ -1,9 +1,10 @@
 """
 `python -m marketplace_metering_async.sandbox`: a sandbox for the process that started it.
 
-It takes a free port, or the arguments of `Sandbox` as JSON, writes a line of JSON with url and
-environment to standard output, and ends with its standard input, or with the first line of it. For
-people there is the command `marketplace-metering sandbox`.
+The first line of its standard input has the arguments of `Sandbox` as JSON; every user of the
+machine could read a command line. It writes a line of JSON with url and environment to standard
+output, and ends with its standard input, or with the second line of it. For people there is the
+command `marketplace-metering sandbox`.
 """
 
 import asyncio
@@ -15,8 +16,7 @@ from marketplace_metering_async.sandbox.as_json import from_json
 
 
 async def _serve() -> None:
-    written = json.loads(sys.argv[1]) if len(sys.argv) > 1 else {}
-    arguments = from_json(SandboxArguments, written)
+    arguments = from_json(SandboxArguments, json.loads(sys.stdin.readline()))
     async with arguments.sandbox() as sandbox:
         place = {
             "url": sandbox.url,

@@ -210,7 +210,7 @@ def _whole(text: str) -> float:
 _DECODER: Final = json.JSONDecoder(parse_constant=_no_number, parse_float=_finite, parse_int=_whole)
 
 
-def decoded(body: bytes) -> object:
+def decoded(body: bytes) -> Any:  # noqa: ANN401 - JSON
     """
     Return what *body* says.
 

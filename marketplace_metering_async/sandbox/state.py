@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, TextIO
 
-from marketplace_metering_async.sandbox.as_json import as_json, from_json
+from marketplace_metering_async.sandbox.as_json import as_json, decoded, from_json
 from marketplace_metering_async.sandbox.clock import ClockSetting
 from marketplace_metering_async.sandbox.service.memory import Memory, News, remember
 from marketplace_metering_async.sandbox.world import World
@@ -68,17 +68,17 @@ class StateFile:
 
     def _lines(self) -> Iterator[dict[str, Any]]:
         try:
-            file = self._path.open(encoding="utf-8")
+            file = self._path.open("rb")
         except FileNotFoundError:
             return
         with file:
             self._seen = _looks(os.fstat(file.fileno()))
             first = file.readline()
-            if json.loads(first or "{}").get("sandbox_state") != _VERSION:
+            if decoded(first or b"{}").get("sandbox_state") != _VERSION:
                 raise ValueError("it is of another version, or something else")
             for line in file:
-                if line.endswith("\n"):  # the last one may be torn, where a process was killed
-                    found = json.loads(line)
+                if line.endswith(b"\n"):  # the last one may be torn, where a process was killed
+                    found = decoded(line)
                     if unknown := found.keys() - _PARTS:
                         raise ValueError(f"it has {', '.join(sorted(unknown))}")
                     yield found

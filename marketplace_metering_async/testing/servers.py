@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from datetime import datetime
 from typing import Any, Final, Self
 from urllib.parse import urlencode
@@ -60,17 +61,19 @@ class SandboxServer:
         Raises:
             RuntimeError: if it ends before that; its complaint is on standard error.
         """
-        command = [sys.executable, "-m", "marketplace_metering_async.sandbox"]
-        command.append(json.dumps(self._arguments))
-        self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-            command,
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "marketplace_metering_async.sandbox"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             start_new_session=True,  # Ctrl-C is for the tests, and may end no more than a line
         )
-        assert self._process.stdout is not None  # noqa: S101 - for the type checker: a pipe
-        line = self._process.stdout.readline()
+        to, of = self._process.stdin, self._process.stdout
+        assert to is not None and of is not None  # noqa: S101, PT018 - for the type checker: pipes
+        with suppress(BrokenPipeError):  # it has ended, and said why
+            to.write(json.dumps(self._arguments) + "\n")
+            to.flush()
+        line = of.readline()
         if not line:
             self.__exit__()
             raise RuntimeError("the sandbox's process ended before it listened")

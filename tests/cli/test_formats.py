@@ -1,6 +1,7 @@
 """One line of input: read strictly, or refused with what is wrong; nothing is half-read."""
 
 import csv
+import gzip
 import json
 from contextlib import suppress
 from pathlib import Path
@@ -456,6 +457,23 @@ def test_a_file_is_read_once_whatever_it_is_called(
 
     with pytest.raises(UsageFileError, match=f"^{other}: is the same file as usage.jsonl"):
         sources_of(["usage.jsonl", "/dev/null", "/dev/null", other])
+
+
+@pytest.mark.parametrize("names", [["usage.jsonl", "usage.jsonl.gz"], ["a/u.gz", "./a/u"]])
+def test_nor_with_what_it_was_compressed_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: list[str]
+) -> None:
+    """
+    `gzip --keep` leaves both, and `usage*` names both. Another folder has other files.
+    """
+    monkeypatch.chdir(tmp_path)
+    for place in (*names, "b/u.gz"):
+        Path(place).parent.mkdir(exist_ok=True)
+        Path(place).write_bytes(gzip.compress(JSON) if place.endswith(".gz") else JSON)
+
+    with pytest.raises(UsageFileError, match=f"^{names[1]}: is {names[0]} with or without .gz"):
+        sources_of(names)
+    assert 2 == len(sources_of([names[0], "b/u.gz"]))
 
 
 @given(st.binary(max_size=400), st.sampled_from(["-", "f.csv", "f.jsonl"]))

@@ -315,3 +315,52 @@ def test_what_is_written_while_the_last_line_is_read_is_read_as_well(
 
     assert isinstance(found.record, UsageRecord)
     assert 1234 == found.record.quantity
+
+
+@pytest.mark.parametrize("names", [["usage.jsonl", "-"], ["-", "/dev/stdin"]])
+def test_a_file_is_not_read_as_standard_input_besides(
+    sandbox: Sandbox, tmp_path: Path, names: list[str]
+) -> None:
+    """
+    `send --coalesce usage.jsonl - < usage.jsonl` would bill each line twice.
+    """
+    file = tmp_path / "usage.jsonl"
+    file.write_text(line(1))
+
+    with file.open("rb") as stdin:
+        done = subprocess.run(  # noqa: S603
+            command("send", "--coalesce", *target(sandbox), *names),
+            stdin=stdin,
+            capture_output=True,
+            check=False,
+            cwd=tmp_path,
+            env=environment(),
+        )
+
+    assert (2, 0) == (done.returncode, len(sandbox.book))
+    assert f"{names[1]}: is the same file as {names[0]}".encode() in done.stderr
+
+
+@pytest.mark.parametrize("name", ["usage.jsonl", "-"])
+def test_the_results_do_not_go_to_what_is_read(sandbox: Sandbox, tmp_path: Path, name: str) -> None:
+    """
+    `send usage.jsonl >> usage.jsonl` would read its own results, and write on without an end.
+    """
+    file = tmp_path / "usage.jsonl"
+    file.write_text(line(1))
+
+    with file.open("rb") as stdin, file.open("ab") as stdout:
+        done = subprocess.run(  # noqa: S603
+            command("send", *target(sandbox), name),
+            stdin=stdin,
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            check=False,
+            cwd=tmp_path,
+            env=environment(),
+            timeout=20,
+        )
+
+    assert (2, 0) == (done.returncode, len(sandbox.book))
+    assert f"{name}: the results go there, too".encode() in done.stderr
+    assert line(1) == file.read_text()

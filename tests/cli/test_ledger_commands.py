@@ -2,6 +2,7 @@
 
 import asyncio
 import csv
+import gzip
 import io
 import json
 import os
@@ -338,6 +339,26 @@ def test_two_files_of_one_name_are_not_imported(tmp_path: Path, usage: Path, she
 
     assert Exit.USAGE == run.code
     assert "a --name of its own" in run.err
+
+
+def test_a_file_that_was_compressed_since_is_the_same(
+    tmp_path: Path, url: str, usage: Path, shell: Shell
+) -> None:
+    """
+    Logs are imported, rotated and compressed; imported by `usage*` again, they were billed twice.
+    """
+    compressed = tmp_path / "rotated" / f"{usage.name}.gz"
+    compressed.parent.mkdir()
+    compressed.write_bytes(gzip.compress(usage.read_bytes()))
+    shell("ledger", "import", url, usage, "--product-code", "p")
+    before = recorded(shell, url)
+
+    again = shell("ledger", "import", url, compressed, "--product-code", "p")
+    both = shell("ledger", "import", url_in(tmp_path), usage, compressed, "--product-code", "p")
+
+    assert ({"Repeated"}, before) == ({*again.statuses}, recorded(shell, url))
+    assert Exit.USAGE == both.code
+    assert f"two files would be {usage.name}" in both.err
 
 
 def test_no_cell_of_a_table_is_run_by_a_spreadsheet(tmp_path: Path, shell: Shell) -> None:

@@ -580,6 +580,31 @@ def test_a_missing_extra_is_told_in_a_line(missing: str) -> None:
     assert (2, wanted, "") == (done.returncode, done.stderr, done.stdout)
 
 
+IN_A_CLASS = """
+class Interrupting:
+    def __set_name__(self, *_):
+        os.kill(os.getpid(), signal.SIGINT)
+class Made:
+    member = Interrupting()
+"""
+
+
+@pytest.mark.parametrize("interrupted", ["os.kill(os.getpid(), signal.SIGINT)", IN_A_CLASS])
+def test_ctrl_c_while_the_command_is_made_is_an_interrupt(interrupted: str) -> None:
+    """
+    It takes as long as its imports do, and ended with a traceback, whatever Python made of it.
+    """
+    code = (
+        f"import os, signal, sys, typer\nsource = {interrupted!r}\n"
+        "typer.main.get_command = lambda _: exec(source, globals())\n"
+        "from marketplace_metering_async.__main__ import main; sys.exit(main(['demo']))"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)  # noqa: S603
+
+    assert (130, b"", b"") == (done.returncode, done.stderr, done.stdout)
+
+
 def test_the_console_command_is_there() -> None:
     """
     Under the name that the documentation says.

@@ -191,6 +191,8 @@ def test_every_line_of_code_has_the_address_once() -> None:
         (["--token", "a b"], "--token: "),
         (["--rules", "/nonexistent"], "--rules: /nonexistent: "),
         (["--rules", "RULES"], "no_such_rule"),
+        (["--rules", "DEEP"], "--rules: "),
+        (["--state", "DEEP"], "--state: "),
         (["--fault", "none"], "--fault: kind: expected one of throttle, error-500, "),
         (["--fault", "slow=often"], "--fault: "),
         (["--fault", '{"kind": "slow", "seconds": "1"}'], "--fault: seconds: expected a number"),
@@ -213,7 +215,10 @@ def test_an_option_that_says_nothing_right_is_refused(
     """
     wrong = tmp_path / "rules.json"
     wrong.write_text('{"no_such_rule": 1}')
-    done = shell("sandbox", "--port", "0", *(str(wrong) if o == "RULES" else o for o in options))
+    deep = tmp_path / "deep.json"
+    deep.write_text("[" * 100_000 + "\n")
+    files = {"RULES": str(wrong), "DEEP": str(deep)}
+    done = shell("sandbox", "--port", "0", *(files.get(option, option) for option in options))
 
     assert (2, "", True) == (done.code, done.out, says in done.err), done.err
     assert "Traceback" not in done.err
@@ -269,6 +274,19 @@ def test_what_differs_is_said(shell: Shell) -> None:
     assert "| A record is taken, and has an id | Success | as expected |" in table.out
 
 
+def test_what_a_stand_in_answers_controls_no_terminal(shell: Shell) -> None:
+    """
+    It may be anybody's, and its words are only words.
+    """
+    with Forgetful("Suc\x1b[2Jcess") as url:
+        done = shell("sandbox", "check", url, "--only", "Decimals")
+        table = shell("sandbox", "check", url, "--only", "Decimals", "--markdown")
+
+    assert r"expected Success, got Suc\x1b[2Jcess" in done.err
+    assert r"**Suc\x1b[2Jcess**" in table.out
+    assert "\x1b" not in done.err + table.out + table.err
+
+
 def test_what_is_no_stand_in_at_all_is_said_to_be_none(shell: Shell) -> None:
     """
     One complaint in place of one for each case; an address was mistyped.
@@ -301,6 +319,8 @@ def test_what_is_no_stand_in_at_all_is_said_to_be_none(shell: Shell) -> None:
         (["127.0.0.1:8765"], "URL: expected"),
         (["ftp://127.0.0.1"], "URL: expected"),
         (["http://[::1"], "URL: expected"),
+        (["http://user:hush@127.0.0.1:9"], "URL: expected one without user"),
+        (["user:hush@127.0.0.1:9"], "URL: expected"),
         (["http://127.0.0.1:9", "--access-key", "AK"], "ID:SECRET"),
         (["http://127.0.0.1:9", "--only", "licenses"], "expected a case or a part"),
         (["http://127.0.0.1:9"], "nobody answers at http://127.0.0.1:9"),
@@ -314,6 +334,7 @@ def test_a_check_that_cannot_be_is_refused(shell: Shell, arguments: list[str], s
 
     assert (2, "") == (done.code, done.out)
     assert says in done.err
+    assert "hush" not in done.err
 
 
 def test_a_check_needs_the_token_of_the_controls(shell: Shell) -> None:
@@ -347,7 +368,12 @@ def test_records_are_not_forgotten_unasked(shell: Shell, sandbox: Sandbox) -> No
 class Forgetful:
     """A stand-in that takes whatever comes, as moto does, and has no controls."""
 
+    def __init__(self, status: str = "Success") -> None:
+        self._status = status
+
     def __enter__(self) -> str:
+        status = self._status
+
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 self.send_error(404)
@@ -362,7 +388,7 @@ class Forgetful:
                 except ValueError:
                     records = []
                 results = [
-                    {"UsageRecord": one, "MeteringRecordId": "1", "Status": "Success"}
+                    {"UsageRecord": one, "MeteringRecordId": "1", "Status": status}
                     for one in records
                 ]
                 answer = json.dumps({"Results": results, "UnprocessedRecords": []}).encode()

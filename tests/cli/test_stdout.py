@@ -2,6 +2,7 @@
 
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,29 @@ def test_status_is_shown_in_any_locale(shell: Shell, tmp_path: Path) -> None:
 
     assert 0 == done.code
     assert "größe \\U0001f4b6" in done.out
+
+
+@pytest.mark.parametrize("words", [["history", "--csv"], ["status", "--prometheus"]])
+def test_no_usage_controls_the_terminal_that_it_is_shown_on(
+    words: list[str], shell: Shell, tmp_path: Path
+) -> None:
+    """
+    A program gets it as it is: a file or a pipe has what was stored.
+    """
+    url = a_ledger(tmp_path, shell, dimension="\x1b[2Jü")
+    asked = command("ledger", words[0], url, *words[1:])
+    on_terminal = [sys.executable, "-c", "import pty, sys; pty.spawn(sys.argv[1:])", *asked]
+
+    shown, piped = (
+        subprocess.run(  # noqa: S603
+            words, stdin=subprocess.DEVNULL, capture_output=True, check=False, env=environment()
+        ).stdout.decode()
+        for words in (on_terminal, asked)
+    )
+
+    assert r"\x1b[2Jü" in shown
+    assert "\x1b[2J" not in shown
+    assert "\x1b[2Jü" in piped
 
 
 @pytest.mark.parametrize("words", [["--csv"], []])

@@ -155,3 +155,16 @@ def test_a_server_names_what_no_other_process_can_be_given() -> None:
     for wrong in ({"faults": [lambda *_: None]}, {"clock": object()}, {"port": "80"}):
         with pytest.raises(TypeError, match=rf"^{next(iter(wrong))}: expected .+, got "):
             SandboxServer(**wrong)
+
+
+def test_what_a_server_is_given_is_no_part_of_its_command_line() -> None:
+    """
+    Every user of the machine could read token and keys there; and a thousand keys are more than a
+    command line takes.
+    """
+    keys = {f"AK{number}": AccessKey("hush") for number in range(2000)}
+
+    with SandboxServer(access_keys=keys, token="hush-token") as server:
+        assert "hush" == server.environment["AWS_SECRET_ACCESS_KEY"]
+        assert server._process is not None
+        assert "hush" not in " ".join(map(str, server._process.args))  # type: ignore[arg-type]

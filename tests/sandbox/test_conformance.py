@@ -241,6 +241,23 @@ def test_controls_that_speak_no_http_are_none(said: bytes) -> None:
         server.shutdown()
 
 
+def test_controls_that_are_nested_without_end_are_none() -> None:
+    """
+    It is an answer, and not that of a sandbox.
+    """
+    deep = b"[" * 100_000
+
+    class Handler(BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(4096)
+            self.request.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n" + deep)
+
+    with TCPServer(("127.0.0.1", 0), Handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        assert not HttpControls(f"http://127.0.0.1:{server.server_address[1]}").are_there()
+        server.shutdown()
+
+
 def test_a_stand_in_without_controls_is_checked_as_far_as_may_be() -> None:
     """
     And what it answers is told.

@@ -141,8 +141,8 @@ async def import_(
     Add every line of files as usage; lines that were imported before add nothing.
 
     A line is known by its event_id, if it has that column. Otherwise it is known by the name of its
-    file (without the folder) and its number: another file of that name is refused, and the same
-    lines under another name are added again.
+    file (without the folder and .gz) and its number: another file of that name is refused, and the
+    same lines under another name are added again.
     """
     if len(files) == 1 and files[0].startswith("sqlite://"):
         if name is not None or changed:

@@ -2,8 +2,8 @@
 Lines of files into a ledger, each once.
 
 A line that has no event id gets one, of the name of the input and the number of the line. So the
-same file may be imported again, a file that grew is imported from where it grew, and another file
-of the name is known by what its lines say.
+same file may be imported again, compressed or not, a file that grew is imported from where it grew,
+and another file of the name is known by what its lines say.
 """
 
 import json
@@ -70,12 +70,16 @@ class Naming:
     name: str | None = None
     changed: bool = False
 
+    def of(self, file: str) -> str:
+        """Return the name of the lines of *file*, which is the same one once it is compressed."""
+        return self.name or PurePath(file).name.removesuffix(".gz")
+
 
 def require_names(sources: Sequence[Source], naming: Naming) -> None:
     """Raise MisuseError where two lines would be known by one name and number, or one by none."""
     if naming.name is None and any(source.name == STDIN for source in sources):
         raise MisuseError("-: standard input needs --name, so that a repetition is known as one")
-    names = Counter(naming.name or PurePath(source.name).name for source in sources)
+    names = Counter(naming.of(source.name) for source in sources)
     if twice := [name for name, files in names.items() if files > 1]:
         raise MisuseError(
             f"import each file by a command of its own, with a --name of its own: lines are known "
@@ -107,7 +111,7 @@ class ImportedLines:
             members = _usage_of(record, self._product_code)
             event_id = line.event_id
             if event_id is None:
-                event_id = _event_id(self._naming.name or PurePath(line.file).name, line.number)
+                event_id = _event_id(self._naming.of(line.file), line.number)
             usage = self._reader.usage(SystemClock().now(), **members, event_id=event_id)
             if (refused := refusal(usage, self._whole)) is not None:
                 raise refused

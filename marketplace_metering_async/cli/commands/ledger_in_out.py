@@ -29,7 +29,6 @@ from marketplace_metering_async.cli.output.console import (
     at_minute,
     error_text,
     print_json,
-    printable,
     unwritten,
 )
 from marketplace_metering_async.cli.output.held_hours import print_blocked
@@ -105,7 +104,7 @@ async def relay(url: str, settings: Settings, console: Console, *, once: bool) -
         async with _relaying(ledger, settings, console) as (client, refused):
             with Interrupts(console, _CLOSES, timeout=settings.timeout) as interrupts:
                 if not once:
-                    where = printable((await client.endpoint()).url)
+                    where = (await client.endpoint()).url
                     console.print(f"relaying to {where}; Ctrl-C ends it", markup=False)
                     await ledger.relay(client, stop=interrupts.stopped)
                     return Exit.OK if interrupts.is_of_service else Exit.INTERRUPTED

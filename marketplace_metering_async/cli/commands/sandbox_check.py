@@ -8,7 +8,12 @@ from itertools import groupby
 from urllib.parse import urlsplit
 
 from marketplace_metering_async.cli.exit_codes import Exit, MisuseError
-from marketplace_metering_async.cli.output.console import Console, print_json_if_piped, write_out
+from marketplace_metering_async.cli.output.console import (
+    Console,
+    print_json_if_piped,
+    printable,
+    write_out,
+)
 from marketplace_metering_async.cli.sandbox_options import CheckOptions
 from marketplace_metering_async.limits import is_of_aws
 from marketplace_metering_async.sandbox.conformance.http_client import HttpClient, HttpControls
@@ -54,7 +59,7 @@ def _check(options: CheckOptions, console: Console) -> Exit:
     if controls is not None:
         controls.order("reset", {"everything": True})
     if options.markdown:
-        write_out(table(outcomes))
+        write_out(printable(table(outcomes)))
     counts = Counter(outcome.verdict for outcome in outcomes)
     said = ", ".join(f"{counts[verdict]} {verdict}" for verdict in Verdict)
     console.print(f"{len(outcomes)} cases: {said}")
@@ -67,6 +72,8 @@ def _address(url: str) -> str:
         host = parts.hostname or ""
     except ValueError:
         parts, host = urlsplit(""), ""
+    if "@" in url:
+        raise MisuseError("URL: expected one without user and password: --access-key, --token")
     if not host or parts.scheme not in ("http", "https"):
         raise MisuseError(f"URL: expected an address such as http://127.0.0.1:8765, got {url!r}")
     if is_of_aws(host):

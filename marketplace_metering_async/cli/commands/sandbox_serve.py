@@ -1,6 +1,5 @@
 """`sandbox`: the sandbox as a process, with what to paste into a shell."""
 
-import json
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -156,6 +155,6 @@ def _rules_of(path: Path) -> Rules:
     if str(path) in PRESETS:
         return PRESETS[str(path)]
     try:
-        return from_json(Rules, json.loads(path.read_text(encoding="utf-8")))
+        return from_json(Rules, decoded(path.read_bytes()))
     except (OSError, TypeError, ValueError) as error:
         raise MisuseError(f"--rules: {path}: {error}") from error

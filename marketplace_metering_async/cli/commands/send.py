@@ -19,7 +19,7 @@ from marketplace_metering_async.cli.input.line_numbers import RecentLineNumbers
 from marketplace_metering_async.cli.input.reader import InputReader
 from marketplace_metering_async.cli.interrupts import Interrupts
 from marketplace_metering_async.cli.options import open_client
-from marketplace_metering_async.cli.output.console import Console, printable, unwritten
+from marketplace_metering_async.cli.output.console import Console, unwritten
 from marketplace_metering_async.cli.output.held_hours import list_held
 from marketplace_metering_async.cli.output.progress import ProgressBar
 from marketplace_metering_async.cli.output.report import Complaints, Report
@@ -74,8 +74,7 @@ async def _may_send_lines(job: SendJob, console: Console) -> bool:
     if target is None:
         return True
     if job.size is None:
-        to = printable(str(target))
-        text = f"A stream of records goes to {to}; there is no plan of a stream."
+        text = f"A stream of records goes to {target}; there is no plan of a stream."
         console.print(text, markup=False)
     else:
         plan = await plan_of_lines(job, console, Complaints(console))

@@ -233,19 +233,34 @@ def sources_of(names: Sequence[str], *, for_ledger: bool = False) -> list[Source
     if names.count(STDIN) > 1:
         raise UsageFileError("- stands for standard input, which can be read only once")
     sources = [_source(name, for_ledger=for_ledger) for name in names]
-    _require_different([source.name for source in sources if source.size is not None])
+    _require_different(names)
     return sources
 
 
 def _require_different(names: Iterable[str]) -> None:
-    """Refuse files that are one, as by a link: usage that is added up would count twice."""
+    """
+    Refuse files that are one, by a link or compressed: usage would be added up twice.
+
+    And one at whose end the results are written, which would be read as well.
+    """
+    results = None if sys.stdout is None else os.fstat(1)
     known: dict[tuple[int, int], str] = {}
+    plain_names: dict[Path, str] = {}
     for name in names:
-        found = Path(name).stat()
+        found = os.fstat(0) if name == STDIN else Path(name).stat()
+        if not stat.S_ISREG(found.st_mode):  # what is read of a stream is gone
+            continue
+        if results is not None and os.path.samestat(found, results):
+            raise UsageFileError(f"{name}: the results go there, too; write them to another file")
         file = (found.st_dev, found.st_ino)
         if file in known:
             raise UsageFileError(f"{name}: is the same file as {known[file]}; give it once")
         known[file] = name
+        other = plain_names.setdefault(Path(name.removesuffix(".gz")).absolute(), name)
+        if other != name:
+            raise UsageFileError(
+                f"{name}: is {other} with or without .gz; give one of them, or rename it"
+            )
 
 
 def _source(name: str, *, for_ledger: bool) -> Source:

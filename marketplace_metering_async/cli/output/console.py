@@ -81,7 +81,7 @@ class _Stdout:
 
     def write(self, text: str) -> None:
         """Write it."""
-        write_out(text)
+        write_out(text, styled=True)
 
 
 class Console(rich.console.Console):
@@ -108,9 +108,10 @@ class Console(rich.console.Console):
         self.log_as = log
 
     def print(self, *what: Any, **how: Any) -> None:  # noqa: ANN401 - as rich has it
-        """Print for people, or as a line of the log."""
+        """Print for people, where a text controls no terminal; or as a line of the log."""
         if self.log_as.format is LogFormat.TEXT:
-            super().print(*what, **how)
+            shown = (printable(one) if isinstance(one, str) else one for one in what)
+            super().print(*shown, **how)
             return
         text = io.StringIO()
         plain = rich.console.Console(file=text, width=200, color_system=None, emoji=False)
@@ -134,7 +135,7 @@ class Console(rich.console.Console):
         if self.log_as.format is LogFormat.JSON:
             self.note("warning", str(problem))
         else:
-            self.print(printable(str(problem)), style="red", markup=False)
+            self.print(str(problem), style="red", markup=False)
 
     def tell(self, name: str, text: str, members: Mapping[str, object]) -> None:
         """Tell of a step on the way, where that is asked for."""
@@ -143,7 +144,7 @@ class Console(rich.console.Console):
         if self.log_as.format is LogFormat.JSON:
             self.note("debug", text, event=name, **members)
         else:
-            self.print(printable(text), style="dim", markup=False)
+            self.print(text, style="dim", markup=False)
 
     @property
     def has_screen(self) -> bool:
@@ -211,11 +212,12 @@ def print_json(members: dict[str, Any], *, done: str = "") -> bool:
     return write_out(json_line(members), done=done)
 
 
-def write_out(text: str, *, done: str = "") -> bool:
+def write_out(text: str, *, done: str = "", styled: bool = False) -> bool:
     """
     Write *text* to stdout, and return whether anybody is there to read it.
 
-    What stdout has no characters for is escaped.
+    What stdout has no characters for is escaped, and so is on a terminal what would control it,
+    unless it is *styled*.
 
     Raises:
         MisuseError: it cannot be written, as on a full disk; the text says what is *done* already.
@@ -224,6 +226,8 @@ def write_out(text: str, *, done: str = "") -> bool:
         return False
     encoding = sys.stdout.encoding or "utf-8"
     try:
+        if not styled and sys.stdout.isatty():
+            text = printable(text)
         stdout()(text.encode(encoding, "backslashreplace"))
     except BrokenPipeError:
         _drop_the_rest(sys.stdout)

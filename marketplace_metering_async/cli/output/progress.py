@@ -114,4 +114,4 @@ class ProgressBar:
         return f", {lasting(seconds)} left"
 
     def _held_up(self) -> str:
-        return f" ({printable(self.trouble)})" if self.trouble else ""
+        return f" ({self.trouble})" if self.trouble else ""

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from marketplace_metering_async.cli.exit_codes import Exit, most_severe
 from marketplace_metering_async.cli.input.lines import Line
-from marketplace_metering_async.cli.output.console import Console, counted, error_text, printable
+from marketplace_metering_async.cli.output.console import Console, counted, error_text
 from marketplace_metering_async.cli.output.progress import ProgressBar
 from marketplace_metering_async.cli.output.result_fields import HELD, Fate
 from marketplace_metering_async.cli.output.result_writer import ResultWriter
@@ -189,7 +189,7 @@ class Report:
             style="dim",
         )
         if self._newest and not self.has_all:
-            self._console.print(f"Reading ended after {printable(self._newest)}.", markup=False)
+            self._console.print(f"Reading ended after {self._newest}.", markup=False)
         code = self.code
         if code in _WHAT_NOW and not self._only_held(code):
             self._console.print(_WHAT_NOW[code])

@@ -12,6 +12,7 @@ from urllib.request import ProxyHandler, Request, build_opener
 
 from attrs import define
 
+from marketplace_metering_async.sandbox.as_json import decoded
 from marketplace_metering_async.sandbox.clock import real_now
 from marketplace_metering_async.sandbox.conformance.judge import Answer
 from marketplace_metering_async.sandbox.guard import TOKEN_HEADER
@@ -126,7 +127,7 @@ class HttpControls:
             ValueError: if it is refused.
             OSError: if nobody answers.
         """
-        return json.loads(self._exchange(path, json.dumps(members).encode()))
+        return decoded(self._exchange(path, json.dumps(members).encode()))
 
     def ask(self, path: str) -> Any:  # noqa: ANN401 - JSON
         """
@@ -136,7 +137,7 @@ class HttpControls:
             ValueError: if it refuses, or says no JSON.
             OSError: if nobody answers.
         """
-        return json.loads(self.read(path))
+        return decoded(self.read(path))
 
     def read(self, path: str) -> bytes:
         """Return what it tells as it is; ValueError if it refuses, OSError if nobody answers."""
@@ -160,8 +161,8 @@ class HttpControls:
 
 def _success(status: int, body: bytes) -> Answer:
     try:
-        reply = json.loads(body)
-    except (ValueError, RecursionError):
+        reply = decoded(body)
+    except ValueError:
         reply = None
     if not isinstance(reply, dict):
         return Answer(status=status, code="an answer that is no JSON object")
@@ -170,8 +171,8 @@ def _success(status: int, body: bytes) -> Answer:
 
 def _refusal(status: int, body: bytes, header: str | None) -> Answer:
     try:
-        said = json.loads(body)
-    except (ValueError, RecursionError):
+        said = decoded(body)
+    except ValueError:
         said = {}
     named = (said.get("__type") if isinstance(said, dict) else None) or header or ""
     return Answer(status=status, code=str(named).rpartition("#")[2].partition(":")[0])
