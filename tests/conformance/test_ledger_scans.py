@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from attrs import evolve
+from support.ended import claim_rules
 from support.large import GROWING, PRODUCT, Size, fill, magnify, reading
 from support.ledgers import ACCOUNT, NOON, House, change, house_at
 
@@ -33,6 +35,12 @@ _OTHERS = f"""
 _PAST = f"""
     {_NUMBERS} INSERT INTO hour (key_id, hour, state, quantity, events, stamp, opened_at, seal_at)
     SELECT key_id, hour - 3600 * n, 'metered', 0, 0, 0, 0, 0 FROM number, hour WHERE state = 'open'
+"""
+_RESTING = f"""
+    {_NUMBERS} INSERT INTO hour (key_id, hour, state, quantity, events, stamp, opened_at, seal_at,
+        deadline, region_name, member)
+    SELECT key_id, hour - 3600 * n, state, 1, 1, 0, 0, 0, deadline - n, region_name, member
+    FROM number, hour JOIN usage_key USING (key_id) WHERE product_code = 'rests'
 """
 
 Verb = Callable[[House], Awaitable[Any]]
@@ -221,6 +229,50 @@ async def test_an_end_costs_no_more_beside_other_customers_and_a_past(tmp_path: 
             taken.append(steps)
 
     assert max(taken) < 1.5 * min(taken)
+
+
+async def test_a_claim_passes_a_lane_that_rests_while_others_write(tmp_path: Path) -> None:
+    """
+    By the steps of SQLite's machine in the connection that keeps others from writing.
+    """
+    steps = 0
+    connections: list[sqlite3.Connection] = []
+
+    def count() -> None:
+        nonlocal steps
+        steps += 1
+
+    def connect(place: str) -> sqlite3.Connection:
+        connection = sqlite3.connect(place, isolation_level=None, check_same_thread=False)
+        if not connections:  # the first one writes, and others only read
+            connection.set_progress_handler(count, 1)
+        connections.append(connection)
+        return connection
+
+    house = House(f"sqlite:///{tmp_path}/usage.db")
+    house.ledger = UsageLedger(
+        SqliteStore(f"{tmp_path}/usage.db", connect=connect),
+        clock=house.clock,
+        observer=house.warned.append,
+    )
+    taken = []
+    async with house.ledger:
+        await house.use(1, product_code="rests")
+        await house.use(1, product_code="goes")
+        house.clock.step(hours=1)
+        now = int(house.clock.now().timestamp())
+        store = house.ledger._store
+        await store.bind("us-east-1", "127.0.0.1")
+        await store.seal_due(now, 10, "us-east-1")
+        for before in ("SELECT 1", _RESTING):
+            await change(house.url, before)
+            steps = 0
+            claimed = await store.claim(now, evolve(claim_rules(now), without=["rests"]))
+            taken.append(steps)
+            assert ["goes"] == [one.key.product_code for one in claimed]
+            await store.return_claims(claimed, 0)
+
+    assert max(taken) < 1.2 * min(taken)
 
 
 def _scans(path: str, statement: str) -> list[str]:
