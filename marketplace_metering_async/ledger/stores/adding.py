@@ -223,7 +223,7 @@ async def post_the_rest(
     posting = Posting(now, rules, keys, known, plan.sums(), whole=whole)
     results = [posting.post(usage) for usage in careful]
     await write(db, posting.changes(), reach)
-    hours.remember(keys, rules)
+    hours.remember(keys, rules, now)
     return plan.results(results)
 
 
