@@ -240,6 +240,9 @@ class LedgerOperations(ABC):
         end, pruned = int(before.timestamp()), 0
         while some := await self._store.prune(end, CHANGED_AT_ONCE):
             pruned += some
+        if old := await self._store.old_stranded(end):
+            for rows in _parts(old):
+                pruned += await self._store.prune_stranded(rows, end)
         ids = min(end, int((now - _IDS_KEPT).timestamp())), int(now.timestamp())
         while await self._store.prune_events(*ids, CHANGED_AT_ONCE):
             pass
