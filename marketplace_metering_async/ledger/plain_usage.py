@@ -52,7 +52,10 @@ from marketplace_metering_async.ledger.sums import RECORDED, Sum, Sums
 from marketplace_metering_async.ledger.whole_dimensions import MOST_WHOLE, WholeDimensions, refusal
 
 _REMEMBERED: Final = 20_000
-"""Hours; beyond that, all are forgotten, and remembered as they come."""
+"""
+Hours; beyond that, no more are remembered before the next clock hour, when all may be forgotten. If
+they were at once, those who have more keys, and add to one after the other, would find none there.
+"""
 
 
 @frozen(eq=False)
@@ -105,12 +108,16 @@ class PlainHours:
         """Begin with none."""
         self._hours: dict[tuple[UsageKey, int], PlainHour] = {}
         self._rules: PostingRules | None = None
+        self._since = 0  # the clock hour in which it has begun
 
-    def remember(self, keys: Mapping[UsageKey, KeyState], rules: PostingRules) -> None:
+    def remember(self, keys: Mapping[UsageKey, KeyState], rules: PostingRules, now: int) -> None:
         """Remember the hours of *keys* that were just added to, carefully and by *rules*."""
-        if rules != self._rules or len(self._hours) >= _REMEMBERED:
+        this, is_full = hour_of(now), len(self._hours) >= _REMEMBERED
+        if rules != self._rules or (is_full and this != self._since):
             self._hours.clear()
-            self._rules = rules
+            self._rules, self._since = rules, this
+        elif is_full:
+            return
         for key, state in keys.items():
             for hour in state.hours.values():
                 if hour.changed and hour.quantity and hour.events and not hour.urgent:

@@ -297,14 +297,15 @@ class Posting:
         if key.closed_at is not None and hour_of(key.closed_at) <= last:
             last, over = hour_of(key.closed_at), HourState.SUBSCRIPTION_OVER
         for spare in (TO_SEND, _AT_LEAST) if self._rules.late == "carry" else (_AT_LEAST,):
-            hour = origin
+            hour, first = origin, hour_of(latest_lost_at(self._now + spare - 1))
             while hour <= last:
-                found = None if _is_rivals(key, hour) else self._unsealed(key, hour, at, spare)
-                if found is not None and _has_room(found, quantity):
+                # Whether it is full is asked first: a month of hours is, where a key has so much.
+                takes = _takes(key, hour, quantity)
+                found = self._unsealed(key, hour, at, spare) if takes else None
+                if found is not None:
                     return key.hours.setdefault(hour, found)
                 if _is_held(key, at):
                     break
-                first = hour_of(latest_lost_at(self._now + spare - 1))
                 hour = max(hour + SECONDS_PER_HOUR, first)
         # In a copy, another hour may have it already, and be metered.
         return HourState.UNCONFIRMED if _is_held(key, at) else over
@@ -408,7 +409,7 @@ def _first_with_room(key: KeyState, hour: int, quantity: int) -> int:
 
 def _takes(key: KeyState, hour: int, quantity: int) -> bool:
     there = key.hours.get(hour)
-    return not _is_rivals(key, hour) and (there is None or _has_room(there, quantity))
+    return not _is_rivals(key, hour) if there is None else _has_room(there, quantity)
 
 
 def _is_rivals(key: KeyState, hour: int) -> bool:
@@ -433,5 +434,6 @@ def _has_room(hour: OpenHour, quantity: int) -> bool:
     return hour.is_open and total <= _MOST
 
 
+@lru_cache(maxsize=1_000)
 def _travels_whole(quantity: int) -> bool:
     return travels_whole(of_millionths(quantity))

@@ -8,6 +8,7 @@ from typing import Any, Final, Required, TypedDict
 from marketplace_metering_async.customers import Customer, ids_of
 from marketplace_metering_async.errors import InvalidRecordError, Violation
 from marketplace_metering_async.ledger.frozen_record import digest_of_event, number_of
+from marketplace_metering_async.ledger.hours import hour_of
 from marketplace_metering_async.ledger.model import CustomerKey, Usage, UsageKey
 from marketplace_metering_async.ledger.posting import MOST_AHEAD
 from marketplace_metering_async.limits import MAX_TEXT
@@ -23,8 +24,11 @@ from marketplace_metering_async.rules import (
 )
 
 _MOST_AHEAD: Final = timedelta(seconds=MOST_AHEAD)
-_REMEMBERED: Final = 10_000
-"""Keys whose texts are not looked at again: the rules cost more than all else a call does."""
+_REMEMBERED: Final = 20_000
+"""
+Keys whose texts are not looked at again: the rules cost more than all else a call does. Beyond
+that, no more are remembered before the next clock hour, when all may be forgotten.
+"""
 
 
 class UsageToAdd(TypedDict, total=False):
@@ -56,6 +60,7 @@ class UsageReader:
     def __init__(self) -> None:
         """Begin with no key in mind."""
         self._known: dict[tuple[str | None, ...], _Known] = {}
+        self._since = 0
 
     def usage(
         self,
@@ -114,7 +119,7 @@ class UsageReader:
                 product_code=product_code,
             )
             raise_if_any(_violations(record, now, event_id))
-            known = self._remember(who, record)
+            known = self._remember(who, record, now)
             epoch, amount = record.epoch, millionths(record.quantity)
         key, license_product, number = known
         digest = b""
@@ -136,12 +141,16 @@ class UsageReader:
         except Exception as error:  # noqa: BLE001 - of the mapping: it refuses no others
             return unreadable(error).under(f"usages[{position}]")
 
-    def _remember(self, who: tuple[str | None, ...], record: UsageRecord) -> _Known:
-        if len(self._known) >= _REMEMBERED:
-            self._known.clear()
+    def _remember(self, who: tuple[str | None, ...], record: UsageRecord, now: datetime) -> _Known:
         product = record.product_code or "" if record.license_arn else ""
         key = UsageKey.of(record)
-        known = self._known[who] = (key, product, number_of(key))
+        known = (key, product, number_of(key))
+        this = hour_of(int(now.timestamp()))
+        if len(self._known) >= _REMEMBERED and this != self._since:
+            self._known.clear()
+            self._since = this
+        if len(self._known) < _REMEMBERED:
+            self._known[who] = known
         return known
 
 

@@ -1,5 +1,6 @@
 """What is going on, as JSON: what controls and page both show."""
 
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -72,15 +73,11 @@ def refusal_figures(world: World) -> dict[str, dict[str, Any]]:
     }
 
 
-def marketplace_figures(world: World) -> dict[str, Any]:
-    """Return products, agreements with what they are now, and suspended accounts."""
-    now, catalogue, rules = world.clock.now(), world.book.catalogue, world.book.rules
-    agreements = list(catalogue.agreements.values())
-    return {
-        "products": as_json(catalogue.products),
-        "agreements": [agreement_figures(one, now, rules.closing) for one in agreements],
-        "suspended": sorted(catalogue.suspended),
-    }
+def agreements_figures(world: World) -> Iterator[dict[str, Any]]:
+    """Yield all agreements, with what they are now."""
+    now, closing = world.clock.now(), world.book.rules.closing
+    agreements = list(world.book.catalogue.agreements.values())
+    return (agreement_figures(one, now, closing) for one in agreements)
 
 
 def world_figures(world: World, monotonic: float) -> dict[str, Any]:

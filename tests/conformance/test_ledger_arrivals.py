@@ -31,7 +31,8 @@ from marketplace_metering_async import (
 )
 from marketplace_metering_async.events import UsageEndedUnmetered, WarningIssued
 from marketplace_metering_async.ledger import group_commit
-from marketplace_metering_async.ledger.stores import postgresql, postgresql_connections
+from marketplace_metering_async.ledger.open_hours import OpenHour
+from marketplace_metering_async.ledger.stores import adding, postgresql, postgresql_connections
 from marketplace_metering_async.ledger.stores.postgresql_errors import was_kept_waiting
 
 CUSTOMER: dict[str, Any] = {"product_code": "product", "customer_aws_account_id": ACCOUNT}
@@ -317,6 +318,40 @@ async def test_an_hour_of_another_scheme_has_it(place: str) -> None:
 
         assert HourState.OTHER_SCHEME is seen.ended
         assert {HourState.OTHER_SCHEME: 5} == (await house.balance()).ended
+
+
+@pytest.mark.parametrize("has_license", [False, True])
+async def test_what_is_too_old_to_be_sent_reads_nothing_of_its_customers_past(
+    place: str, monkeypatch: pytest.MonkeyPatch, *, has_license: bool
+) -> None:
+    """
+    A caller whose event is a year old reads no year of hours; which hours the other scheme had is
+    known all the same. ledger M5
+    """
+    async with house_at(place) as house:
+        for ago in range(40):
+            await house.use(1, at=NOON - ago * HOUR)
+        if has_license:
+            await house.use(1, license_arn=LICENSE)
+        house.clock.step(days=60)
+        read: list[OpenHour] = []
+
+        def read_hour(*row: Any) -> OpenHour:
+            read.append(OpenHour(*row))
+            return read[-1]
+
+        monkeypatch.setattr(adding, "OpenHour", read_hour)
+        async with a_caller(place) as connection:
+            added = await house.use(
+                2,
+                at=NOON - 9 * HOUR,
+                license_arn=LICENSE if has_license else None,
+                connection=connection,
+            )
+
+        assert (HourState.OTHER_SCHEME if has_license else HourState.MONTH_OVER) is added.ended
+        assert len(read) <= has_license
+        await house.balance()
 
 
 async def test_what_is_refused_is_refused_at_once(place: str) -> None:

@@ -90,6 +90,46 @@ async def test_what_an_hour_after_the_end_carried_goes_back(house: House) -> Non
     assert 3 == (await house.balance()).metered
 
 
+async def test_an_end_ends_no_hour_of_the_other_scheme(house: House) -> None:
+    """
+    A customer who has moved to a license ends the agreement of before, and no more. ledger M1, M5
+    """
+    await house.use(1, at=NOON - HOUR)
+    await house.use(5, license_arn=LICENSE)
+    await house.ledger.close_customer(**CUSTOMER, at=NOON - timedelta(minutes=45))
+    await house.relay()
+    await house.use(6, license_arn=LICENSE)
+    await house.relay_after(hours=1)
+
+    assert {(ACCOUNT, THIS_HOUR - HOUR): 1, (ACCOUNT, THIS_HOUR): 11} == house.metered()
+    assert {} == (await house.balance()).ended
+
+
+async def test_an_end_reads_nothing_of_the_customers_past(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    Nor of another dimension what an hour of one may carry, however long ago that happened.
+    """
+    for dimension in ("first", "second"):
+        for ago in range(40, 0, -1):
+            await house.use(1, at=NOON - ago * HOUR, dimension=dimension)
+    await house.relay_after(hours=1)
+    await house.use(1, at=NOON - 40 * HOUR, dimension="first")
+    await house.use(1, dimension="second")
+    read: list[OpenHour] = []
+
+    def read_hour(*row: Any) -> OpenHour:
+        read.append(OpenHour(*row))
+        return read[-1]
+
+    monkeypatch.setattr(adding, "OpenHour", read_hour)
+    await house.ledger.close_customer(**CUSTOMER, at=NOON - 2 * HOUR)
+
+    assert len(read) < 30
+    await house.balance()
+
+
 async def test_a_subscription_that_will_end_is_billed_until_then(house: House) -> None:
     """
     All that is used in its last hour, and before, is one record each. ledger M2

@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from attrs import evolve
+from support.ended import claim_rules
 from support.large import GROWING, PRODUCT, Size, fill, magnify, reading
 from support.ledgers import ACCOUNT, NOON, House, change, house_at
 
 from marketplace_metering_async import HourState, RetryPolicy, UsageLedger
+from marketplace_metering_async.ledger import operations
 from marketplace_metering_async.ledger.stores.sqlite import SqliteStore
 from marketplace_metering_async.ledger.stores.tables import TABLES
 
@@ -22,6 +25,33 @@ _FEW = 500
 _LOOKS_AT_OPEN = ("status", "metrics", "a relay's turn", "history of what is open")
 """What may read all hours that are open as well."""
 _KNOWN = "000000000007"
+_NUMBERS = """
+    WITH RECURSIVE number (n) AS (VALUES (1) UNION ALL SELECT n + 1 FROM number WHERE n < 2000)
+"""
+_OTHERS = f"""
+    {_NUMBERS} INSERT INTO usage_key (key_id, name, product_code, customer_aws_account_id,
+        customer_identifier, license_arn, dimension, license_product)
+    SELECT n, n, 'product', n, '', '', 'requests', '' FROM number
+"""
+_PAST = f"""
+    {_NUMBERS} INSERT INTO hour (key_id, hour, state, quantity, events, stamp, opened_at, seal_at)
+    SELECT key_id, hour - 3600 * n, 'metered', 0, 0, 0, 0, 0 FROM number, hour WHERE state = 'open'
+"""
+_RESTING = f"""
+    {_NUMBERS} INSERT INTO hour (key_id, hour, state, quantity, events, stamp, opened_at, seal_at,
+        deadline, region_name, member)
+    SELECT key_id, hour - 3600 * n, state, 1, 1, 0, 0, 0, deadline - n, region_name, member
+    FROM number, hour JOIN usage_key USING (key_id) WHERE product_code = 'rests'
+"""
+_UNCARRIED = f"""
+    {_NUMBERS} INSERT INTO stranded (key_id, origin, state, units, millionths, events, since)
+    SELECT key_id, n + (SELECT COUNT(*) FROM stranded), 'written_off', 0, 0, 1, 0
+    FROM number, usage_key
+"""
+_NOTED = f"""
+    INSERT INTO resolution (stranded_id, at, before, after, note)
+    SELECT stranded_id, {int(NOON.timestamp())}, 'month_over', 'written_off', 'late' FROM stranded
+"""
 
 Verb = Callable[[House], Awaitable[Any]]
 
@@ -108,6 +138,9 @@ VERBS: dict[str, Verb] = {
     "close and reopen a customer": _close,
     "moving": _dump,
     "prune of hours": lambda house: house.ledger._store.prune(int(NOON.timestamp()) - 180_000, 100),
+    "prune of usage that no hour carries": lambda house: house.ledger._store.prune_stranded(
+        [1, 2, 3], int(NOON.timestamp()) - 180_000
+    ),
     "prune of event ids": lambda house: house.ledger._store.prune_events(
         int(NOON.timestamp()) - 180_000, int(NOON.timestamp()), 100
     ),
@@ -175,6 +208,99 @@ async def test_nothing_scans_in_sqlite(tmp_path: Path) -> None:
             scans = {statement: _scans(path, statement) for statement in run}
 
             assert {} == {s: tables for s, tables in scans.items() if tables}, name
+
+
+class Steps:
+    """Counts what SQLite's machine does for a ledger in the connections that are asked for."""
+
+    def __init__(self, folder: Path, *, of_the_writer: bool) -> None:
+        self.count = 0
+        self._all = not of_the_writer
+        self._path = f"{folder}/usage.db"
+        self.house = House(f"sqlite:///{self._path}")
+        self.house.ledger = UsageLedger(
+            SqliteStore(self._path, connect=self._connect),
+            clock=self.house.clock,
+            observer=self.house.warned.append,
+        )
+
+    def _connect(self, place: str) -> sqlite3.Connection:
+        connection = sqlite3.connect(place, isolation_level=None, check_same_thread=False)
+        if self._all or self._path:  # the first one writes
+            connection.set_progress_handler(self._note, 1)
+        self._path = ""
+        return connection
+
+    def _note(self) -> None:
+        self.count += 1
+
+
+async def test_an_end_costs_no_more_beside_other_customers_and_a_past(tmp_path: Path) -> None:
+    """
+    By the steps of SQLite's machine: an index of licenses leads to all customers who have none.
+    """
+    steps = Steps(tmp_path, of_the_writer=False)
+    house = steps.house
+    who: dict[str, Any] = {"product_code": "product", "customer_aws_account_id": _KNOWN}
+    taken = []
+    async with house.ledger:
+        await house.use(1, customer_aws_account_id=_KNOWN)
+        for before in ("SELECT 1", _OTHERS, _PAST):
+            await change(house.url, before)
+            steps.count = 0
+            await house.ledger.close_customer(**who)
+            await house.ledger.reopen_customer(**who)
+            taken.append(steps.count)
+
+    assert max(taken) < 1.5 * min(taken)
+
+
+async def test_usage_that_was_decided_of_late_is_passed_once_by_pruning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    Not by each of its transactions, and while others write. By the steps of SQLite's machine.
+    """
+    monkeypatch.setattr(operations, "CHANGED_AT_ONCE", 10)
+    steps = Steps(tmp_path, of_the_writer=True)
+    house = steps.house
+    taken = []
+    async with house.ledger:
+        await house.use(0)
+        for before in ((_UNCARRIED,), (_UNCARRIED, _NOTED, _UNCARRIED)):
+            for statement in before:
+                await change(house.url, statement)
+            steps.count = 0
+            assert 2000 == await house.ledger.prune(NOON - timedelta(days=40))
+            taken.append(steps.count)
+
+    assert max(taken) < 1.2 * min(taken)
+
+
+async def test_a_claim_passes_a_lane_that_rests_while_others_write(tmp_path: Path) -> None:
+    """
+    By the steps of SQLite's machine in the connection that keeps others from writing.
+    """
+    steps = Steps(tmp_path, of_the_writer=True)
+    house = steps.house
+    taken = []
+    async with house.ledger:
+        await house.use(1, product_code="rests")
+        await house.use(1, product_code="goes")
+        house.clock.step(hours=1)
+        now = int(house.clock.now().timestamp())
+        store = house.ledger._store
+        await store.bind("us-east-1", "127.0.0.1")
+        await store.seal_due(now, 10, "us-east-1")
+        for before in ("SELECT 1", _RESTING):
+            await change(house.url, before)
+            steps.count = 0
+            claimed = await store.claim(now, evolve(claim_rules(now), without=["rests"]))
+            taken.append(steps.count)
+            assert ["goes"] == [one.key.product_code for one in claimed]
+            await store.return_claims(claimed, 0)
+
+    assert max(taken) < 1.2 * min(taken)
 
 
 def _scans(path: str, statement: str) -> list[str]:

@@ -14,8 +14,10 @@ from urllib.request import urlopen
 import pytest
 
 from marketplace_metering_async.sandbox import Metered, Sandbox, SandboxClock
+from marketplace_metering_async.sandbox.as_json import from_json
 from marketplace_metering_async.sandbox.page.sums import COLUMNS
 from marketplace_metering_async.sandbox.page.view import View
+from marketplace_metering_async.sandbox.service.memory import Copy, book_of
 from marketplace_metering_async.sandbox.service.metered import Key
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -120,3 +122,24 @@ async def test_an_order(place: Sandbox) -> None:
 
     assert 0 == len(place.book)
     assert {} == place.book.totals()
+
+
+async def test_many_agreements() -> None:
+    """
+    One for each of 20,000 buyers, as they are and in a copy.
+    """
+    agreements = 20_000
+    sandbox = Sandbox(clock=SandboxClock(NOW, speed=0))
+    sandbox.declare_product("p")
+    for number in range(agreements):
+        sandbox.subscribe("p", f"{number:012d}")
+
+    def ask(path: str) -> bytes:
+        with urlopen(f"{sandbox.url}/_sandbox/{path}", timeout=60) as answer:  # noqa: S310 - http
+            return bytes(answer.read())
+
+    async with sandbox, turns_in_time():
+        answers = [await asyncio.to_thread(ask, path) for path in ("marketplace", "memory")]
+
+    assert [agreements] * 2 == [len(json.loads(answer)["agreements"]) for answer in answers]
+    assert sandbox.book.catalogue == book_of(from_json(Copy, json.loads(answers[1]))).catalogue

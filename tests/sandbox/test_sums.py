@@ -1,10 +1,12 @@
 """The sums that a book keeps: right whatever comes between two questions, and whoever asks."""
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from threading import Thread
 
 import pytest
 
+from marketplace_metering_async.sandbox.service.agreements import Agreement
 from marketplace_metering_async.sandbox.service.book import Book
 from marketplace_metering_async.sandbox.service.catalogue import Product
 from marketplace_metering_async.sandbox.service.metered import Metered
@@ -125,3 +127,24 @@ def test_two_who_ask_while_the_catalogue_changes_come_to_an_end() -> None:
         turns += 1
         assert turns < 12
     assert 1 == len(book.double_billed())
+
+
+def test_no_slice_of_a_book_walks_all_agreements() -> None:
+    """
+    A hundred thousand of them, and a million records, of which each slice looks whether more came.
+    """
+    walks = 0
+
+    class Counted(dict[str, Agreement]):
+        def __iter__(self) -> Iterator[str]:
+            nonlocal walks
+            walks += 1
+            return super().__iter__()
+
+    book = Book()
+    book.catalogue.agreements = Counted()
+    for _ in range(4500):
+        meter(book, 1)
+
+    assert 1 == len(book.double_billed())
+    assert not walks

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from marketplace_metering_async.sandbox.figures import marketplace_figures, world_figures
+from marketplace_metering_async.sandbox.figures import agreements_figures, world_figures
 from marketplace_metering_async.sandbox.page.products_view import ProductsView
 from marketplace_metering_async.sandbox.service.book import Book
 from marketplace_metering_async.sandbox.service.memory import News, remember
@@ -68,7 +68,7 @@ def test_all_that_is_new_is_told_once_at_least() -> None:
 @pytest.mark.parametrize(
     "look",
     [
-        marketplace_figures,
+        lambda world: list(agreements_figures(world)),
         lambda world: world_figures(world, 0.0),
         lambda world: ProductsView(world).figures(),
         lambda world: world.book.double_billed(),

@@ -223,7 +223,7 @@ async def post_the_rest(
     posting = Posting(now, rules, keys, known, plan.sums(), whole=whole)
     results = [posting.post(usage) for usage in careful]
     await write(db, posting.changes(), reach)
-    hours.remember(keys, rules)
+    hours.remember(keys, rules, now)
     return plan.results(results)
 
 
@@ -252,13 +252,23 @@ async def load(
         found |= await _keys(db, RIVALS, sorted(rivalled), wait)
         introduce_rivals(found.values())
     keys = {by_name.get(name) or key_of(name): state for name, state in found.items()}
-    by_id = {state.key_id: state for state in found.values()}
-    rows = [*await db.fetch_pairs(_waiting(HOURS, wait), first_hours(keys, wanted))]
+    await load_hours(db, keys, wanted, _waiting(HOURS, wait))
+    return keys
+
+
+async def load_hours(
+    db: Database,
+    keys: Mapping[UsageKey, KeyState],
+    wanted: Mapping[UsageKey, Wanted],
+    statement: Dialects,
+) -> None:
+    """Give *keys*, rivals too, those of their hours that *wanted* asks for, by this *statement*."""
+    by_id = {state.key_id: state for state in keys.values()}
+    rows = [*await db.fetch_pairs(statement, first_hours(keys, wanted))]
     if lost := lost_hours(keys, wanted):
         rows += await db.fetch(LOST_HOURS, json.dumps(lost))
     for key_id, *hour in rows:
         by_id[key_id].hours[hour[0]] = OpenHour(*hour)
-    return keys
 
 
 async def _keys(

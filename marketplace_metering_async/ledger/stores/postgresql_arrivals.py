@@ -13,9 +13,8 @@ from attrs import evolve
 
 from marketplace_metering_async.errors import LedgerError, MeteringError
 from marketplace_metering_async.ledger.history import HistoryEntry, HistoryQuery, arrived_entry_of
-from marketplace_metering_async.ledger.hours import hour_of
-from marketplace_metering_async.ledger.model import HourState, Usage, key_of, name_of
-from marketplace_metering_async.ledger.open_hours import KeyState, OpenHour, PostingRules, key_state
+from marketplace_metering_async.ledger.model import HourState, Usage, UsageKey, key_of, name_of
+from marketplace_metering_async.ledger.open_hours import KeyState, PostingRules, key_state
 from marketplace_metering_async.ledger.posting import (
     AddedUsage,
     Posting,
@@ -27,6 +26,7 @@ from marketplace_metering_async.ledger.stores.adding import (
     HOURS,
     known_events,
     load,
+    load_hours,
     whole_for,
     write,
 )
@@ -67,7 +67,7 @@ KEYS: Final = f"""
     ORDER BY key_id
 """
 """The first one is the key as it were if it was new."""
-SEEN_HOURS: Final = HOURS.postgresql.replace("FOR UPDATE OF hour", "")
+SEEN_HOURS: Final = HOURS._replace(postgresql=HOURS.postgresql.replace("FOR UPDATE OF hour", ""))
 ARRIVE: Final = """
     WITH named AS (
         INSERT INTO marketplace_metering.event (event_id, digest, added_at)
@@ -114,7 +114,7 @@ async def arrive(
             )
     known = await known_events(db, [usage])
     whole = await whole_for(db, [usage])
-    keys = {usage.key: await _seen_key(db, usage)}
+    keys = await _seen_keys(db, usage, now)
     result = Posting(now, rules, keys, known, whole=whole).post(usage)
     if isinstance(result, MeteringError) or result.repeated:
         return result
@@ -136,18 +136,16 @@ async def arrive(
     return result
 
 
-async def _seen_key(db: Database, usage: Usage) -> KeyState:
-    """Return the key of *usage*, with its hours, as they look now: nothing is locked."""
+async def _seen_keys(db: Database, usage: Usage, now: int) -> dict[UsageKey, KeyState]:
+    """Return the key of *usage* and its rivals, as they look now: nothing is locked."""
     key, name = usage.key, name_of(usage.key)
     billed_as = key.billed_as(usage.license_product)
     rows = await db.fetch(KEYS, *key.customer, name, usage.license_product, billed_as)
     found = {row[0]: key_state(row) for row in rows}
     introduce_rivals(found.values())
-    by_id = {state.key_id: state for state in found.values()}
-    firsts = [hour_of(usage.at)] * len(by_id)
-    for key_id, *hour in await db.fetch(SEEN_HOURS, [*by_id], firsts):
-        by_id[key_id].hours[hour[0]] = OpenHour(*hour)
-    return found[name]
+    keys = {key_of(name): state for name, state in found.items()}
+    await load_hours(db, keys, wanted_by([usage], now), SEEN_HOURS)
+    return keys
 
 
 async def fold(

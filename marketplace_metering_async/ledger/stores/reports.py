@@ -115,17 +115,21 @@ OLD_HOURS: Final = both(
     lock="FOR UPDATE OF hour",
 )
 """What has ended otherwise waits for a person, who has to know what it is."""
-OLD_STRANDED: Final = both(
-    """
-    SELECT stranded_id FROM marketplace_metering.stranded
-    WHERE origin < $1 AND state IN ('metered', 'written_off') AND NOT EXISTS (
+_IS_OLD: Final = """
+    origin < {0} AND state IN ('metered', 'written_off') AND NOT EXISTS (
         SELECT 1 FROM marketplace_metering.resolution
-        WHERE resolution.stranded_id = stranded.stranded_id AND resolution.at >= $1)
-    ORDER BY state LIMIT $2 {lock}
+        WHERE resolution.stranded_id = stranded.stranded_id AND resolution.at >= {0})
+"""
+OLD_STRANDED: Final = f"""
+    SELECT stranded_id FROM marketplace_metering.stranded WHERE {_IS_OLD.format("$1")}
+"""
+STILL_OLD: Final = both(
+    f"""
+    SELECT stranded_id FROM marketplace_metering.stranded
+    WHERE stranded_id IN ({{rows}}) AND {_IS_OLD.format("$2")} {{lock}}
     """,
     lock="FOR UPDATE OF stranded",
 )
-"""In the order of an index, which has the first ones of a state first: few are looked at."""
 FORGET: Final = Dialects(
     sqlite="""
     DELETE FROM event WHERE added_at < $1 AND number IN (
@@ -252,16 +256,26 @@ async def dump(
 
 
 async def prune(db: Database, before: int, limit: int) -> int:
-    """Remove some rows decided before *before*, but for their sums; return how many."""
+    """Remove some hours decided before *before*, but for their sums; return how many."""
     old = await db.fetch(OLD_HOURS, before, limit)
     await _remove(db, HOURS, [row["hour_id"] for row in old])
     sums = Sums()
     for row in old:
         sums.add(key_of(row["name"]).summed_under(row["license_product"]), row["state"], 0, -1)
     await db.keep_sums(sums.changes())
-    unsent = await db.fetch(OLD_STRANDED, before, limit - len(old))
-    await _remove(db, STRANDED, [row["stranded_id"] for row in unsent])
-    return len(old) + len(unsent)
+    return len(old)
+
+
+async def old_stranded(db: Database, before: int) -> list[int]:
+    """Return rows of usage that no hour carries, decided before *before*; see Store."""
+    return sorted(row["stranded_id"] for row in await db.fetch(OLD_STRANDED, before))
+
+
+async def prune_stranded(db: Database, rows: Sequence[int], before: int) -> int:
+    """Remove what is decided among *rows*, but for its sums; see Store."""
+    old = [row["stranded_id"] for row in await db.fetch(STILL_OLD, rows, before)]
+    await _remove(db, STRANDED, old)
+    return len(old)
 
 
 async def _remove(db: Database, kind: Kind, ids: Sequence[int]) -> None:

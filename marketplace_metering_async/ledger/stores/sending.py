@@ -69,6 +69,9 @@ UNCLAIMED: Final = both(
     lock="FOR UPDATE OF hour SKIP LOCKED",
     clock="$6",
 )
+_AMONG: Final = UNCLAIMED.sqlite.replace(
+    "WHERE", "WHERE hour.hour_id IN (SELECT value FROM json_each($9)) AND", 1
+)
 LEASE: Final = for_rows(
     """
     UPDATE marketplace_metering.hour SET fence = given.fence, crashes = crashes + 1,
@@ -151,6 +154,22 @@ async def seal_due(
     return Sealed(len(sealing.frozen), len(sealing.held))
 
 
+async def unclaimed(db: Database, now: int, rules: ClaimRules) -> Sequence[Row]:
+    """Return the rows of what a relay may take now."""
+    return await db.fetch(
+        UNCLAIMED if rules.among is None else _AMONG,
+        rules.without,
+        rules.begun,
+        rules.region_name,
+        rules.lease,
+        rules.limit,
+        now,
+        FIRST_PAUSE,
+        LONGEST_PAUSE,
+        *(() if rules.among is None else (rules.among,)),
+    )
+
+
 async def claim(
     db: Database, now: int, rules: ClaimRules, reach: FailPoint
 ) -> tuple[list[FrozenHour], Identity | None]:
@@ -160,17 +179,7 @@ async def claim(
     There is none where nothing is claimed, nor of a copy that nobody has adopted, whose count stays
     below that of what it lacks.
     """
-    rows = await db.fetch(
-        UNCLAIMED,
-        rules.without,
-        rules.begun,
-        rules.region_name,
-        rules.lease,
-        rules.limit,
-        now,
-        FIRST_PAUSE,
-        LONGEST_PAUSE,
-    )
+    rows = await unclaimed(db, now, rules)
     reach("claim: read")
     step = randrange(1, 2**31)
     claimed, aside = choose([_hour_of(row) for row in rows], rules.limit, step)

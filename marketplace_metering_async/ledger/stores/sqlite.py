@@ -8,16 +8,18 @@ from collections.abc import Mapping, Sequence
 from importlib.resources.abc import Traversable
 from typing import Any, Final, TypeVar
 
+from attrs import evolve
+
 from marketplace_metering_async.ledger.identity import Identity
-from marketplace_metering_async.ledger.model import Usage
+from marketplace_metering_async.ledger.model import FrozenHour, Usage
 from marketplace_metering_async.ledger.open_hours import PostingRules
 from marketplace_metering_async.ledger.posting import PostingResult
-from marketplace_metering_async.ledger.stores import adding
+from marketplace_metering_async.ledger.stores import adding, sending
 from marketplace_metering_async.ledger.stores.database import Database, Verb
 from marketplace_metering_async.ledger.stores.sqlite_file import Connect, SqliteFile, connect
 from marketplace_metering_async.ledger.stores.store import Store
 from marketplace_metering_async.ledger.stores.watermark_folder import WatermarkFolder
-from marketplace_metering_async.ledger.stores.words import FailPoint, Warn, no_failure
+from marketplace_metering_async.ledger.stores.words import ClaimRules, FailPoint, Warn, no_failure
 
 T = TypeVar("T")
 
@@ -64,6 +66,16 @@ class SqliteStore(Store):
         """See Store."""
         hours, reach = self._hours, self._reach
         return await self._change(lambda db: adding.post(db, group, now, rules, hours, reach=reach))
+
+    async def claim(self, now: int, rules: ClaimRules) -> list[FrozenHour]:
+        """
+        See Store.
+
+        What it may take is looked for before, while others write: a lane that is left alone may
+        have any number of records, each of which is passed.
+        """
+        seen = await self._read(lambda db: sending.unclaimed(db, now, rules))
+        return await super().claim(now, evolve(rules, among=[row["hour_id"] for row in seen]))
 
     async def tidy(self) -> bool:
         """See Store: a file needs no notes, but its log may be long."""

@@ -427,8 +427,16 @@ class Store(ABC):
         return []
 
     async def prune(self, before: int, limit: int) -> int:
-        """Remove some rows decided before *before*, but for their sums; return how many."""
+        """Remove some hours decided before *before*, but for their sums; return how many."""
         return await self._change_some(lambda db: reports.prune(db, before, limit))
+
+    async def old_stranded(self, before: int) -> list[int]:
+        """Return the rows of usage that no hour carries, decided before *before*."""
+        return await self._read(lambda db: reports.old_stranded(db, before))
+
+    async def prune_stranded(self, rows: Sequence[int], before: int) -> int:
+        """Remove *rows* that are decided before *before* still; return how many."""
+        return await self._change_some(lambda db: reports.prune_stranded(db, rows, before))
 
     async def prune_events(self, before: int, now: int, limit: int) -> int:
         """Forget some ids of events added before *before*; return how many: 0 if there is none."""

@@ -44,6 +44,7 @@ class ClaimRules:
         region_name: Of which region.
         host: Where they are sent to.
         without: Lanes that are left alone; see UsageKey.lane.
+        among: Hours that were seen to be fit; None: any. In SQLite only.
     """
 
     begun: int
@@ -52,3 +53,4 @@ class ClaimRules:
     region_name: str
     host: str
     without: Sequence[str] = ()
+    among: Sequence[int] | None = None

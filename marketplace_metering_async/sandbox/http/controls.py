@@ -14,8 +14,8 @@ from marketplace_metering_async.sandbox.as_json import arguments_from_json, as_j
 from marketplace_metering_async.sandbox.faults import Fault
 from marketplace_metering_async.sandbox.figures import (
     agreement_figures,
+    agreements_figures,
     call_figures,
-    marketplace_figures,
     record_figures,
     world_figures,
 )
@@ -148,6 +148,7 @@ class Controls:
         answer = JsonStream(request)
         await answer.member("rules", as_json(copy.rules))
         await answer.member("memory", as_json(copy.memory))
+        await answer.array("agreements", map(as_json, copy.agreements))
         await answer.array("records", map(as_json, copy.records))
         return await answer.end()
 
@@ -161,9 +162,14 @@ class Controls:
             {"calls": [call_figures(call) for call in self._world.history.since(since)]}
         )
 
-    async def marketplace(self, _: web.Request) -> web.StreamResponse:
+    async def marketplace(self, request: web.Request) -> web.StreamResponse:
         """The declared products, the agreements with what they are now, suspended accounts."""
-        return web.json_response(marketplace_figures(self._world))
+        catalogue = self._world.book.catalogue
+        answer = JsonStream(request)
+        await answer.member("products", as_json(catalogue.products))
+        await answer.array("agreements", agreements_figures(self._world))
+        await answer.member("suspended", sorted(catalogue.suspended))
+        return await answer.end()
 
     async def readings(self, _: web.Request) -> web.StreamResponse:
         """The switches of Rules, each with what it decides, by which page, and its readings."""

@@ -196,9 +196,13 @@ class Catalogue:
         return not product.customers and product_code not in self._of_product
 
     def owners(self) -> tuple[Any, ...]:
-        """Return what `product_of_license` and `buyer_of` go by, to see whether it has changed."""
+        """
+        Return what `product_of_license` and `buyer_of` go by, to see whether it has changed.
+
+        Agreements only come, until all is forgotten, and stay whose they are.
+        """
         licenses = [(code, *product.licenses) for code, product in self.products.copy().items()]
-        return (tuple(self.agreements), licenses)
+        return (len(self.agreements), licenses)
 
     def buyer_of(self, product_code: str | None, customer: str) -> str:
         """Return the account behind *customer*, or *customer* where that is not known."""

@@ -51,10 +51,11 @@ class Memory:
 
 @frozen(kw_only=True)
 class Copy:
-    """A whole book: its rules, its records, which may be many, and the rest of its memory."""
+    """A whole book: its rules, of what there may be much, and the rest of its memory."""
 
     rules: Rules
     memory: Memory
+    agreements: tuple[Agreement, ...]
     records: tuple[Entry, ...]
 
 
@@ -168,12 +169,13 @@ def remember(book: Book, memory: Memory) -> None:
 def copy_of(book: Book) -> Copy:
     """Return all that *book* remembers, and its rules."""
     memory = News(book).take()
-    rest = attrs.evolve(memory, records=())
-    return Copy(rules=book.rules, memory=rest, records=memory.records)
+    rest = attrs.evolve(memory, agreements=(), records=())
+    return Copy(rules=book.rules, memory=rest, agreements=memory.agreements, records=memory.records)
 
 
 def book_of(copy: Copy) -> Book:
     """Return a book that remembers what `copy_of()` has said of another one."""
     book = Book(rules=copy.rules)
-    remember(book, attrs.evolve(copy.memory, records=copy.records))
+    memory = attrs.evolve(copy.memory, agreements=copy.agreements, records=copy.records)
+    remember(book, memory)
     return book

@@ -37,7 +37,7 @@ def hours(*more: int, **other: Any) -> PlainHours:
     members = {"quantity": UNIT, "events": 1, "stamp": NOW, "opened_at": NOW - 60, "changed": True}
     there = {h: OpenHour(h, seal_at=h + HOUR + 600, **(members | other)) for h in (NOON, *more)}
     found = PlainHours()
-    found.remember({KEY: KeyState(7, OF, hours=there)}, RULES)
+    found.remember({KEY: KeyState(7, OF, hours=there)}, RULES, NOW)
     return found
 
 
@@ -98,12 +98,18 @@ def test_an_hour_is_remembered_as_this_process_has_left_it(other: dict[str, Any]
 
 def test_the_memory_is_bounded() -> None:
     """
-    It begins anew when it is full.
+    It begins anew when it is full, once an hour: those that add to one key after the other would
+    find none there otherwise, as soon as they have one more.
     """
     memory = hours(*range(NOON + HOUR, NOON + 20_000 * HOUR, HOUR))
-    memory.remember({OTHER: KeyState(8, OF)}, RULES)
+    there = {NOON: OpenHour(NOON, quantity=UNIT, events=1, stamp=NOW, changed=True)}
 
-    assert not memory.plan([usage()], NOW, RULES).parts
+    def is_known(now: int, key: UsageKey) -> bool:
+        memory.remember({OTHER: KeyState(8, OF, hours=there)}, RULES, now)
+        return bool(memory.plan([usage(key=key)], NOW, RULES).parts)
+
+    assert [True, False] == [is_known(NOW, key) for key in (KEY, OTHER)]
+    assert [False, True] == [is_known(NOW + HOUR, key) for key in (KEY, OTHER)]
 
 
 def test_usage_that_hardly_leaves_time_to_send_is_not_plain() -> None:

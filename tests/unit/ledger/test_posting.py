@@ -691,6 +691,27 @@ def test_rivals_are_found_without_comparing_each_with_each() -> None:
     assert Compared.times < 10 * len(keys)
 
 
+def test_when_a_full_hour_is_sealed_is_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    A key of which each piece fills an hour passes all that are full before, piece by piece.
+    """
+    asked = 0
+    seal_time = OpenHour.seal_time
+
+    def counted(self: OpenHour, rules: PostingRules) -> int:
+        nonlocal asked
+        asked += 1
+        return seal_time(self, rules)
+
+    monkeypatch.setattr(OpenHour, "seal_time", counted)
+    way = Way()
+    for _ in range(100):
+        way.post(quantity=FULL)
+
+    assert 100 == sum(hour.quantity == FULL for hour in way.key.hours.values())
+    assert asked < 500
+
+
 AGES = st.integers(-300, 40 * 24 * HOUR)
 WHOLE = st.one_of(st.integers(0, MAX_QUANTITY).map(lambda units: units * UNIT), st.just(FULL))
 QUANTITIES = st.one_of(st.integers(0, MOST), st.sampled_from([1, FULL, FULL + 1, MOST]))

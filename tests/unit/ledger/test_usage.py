@@ -1,7 +1,8 @@
 """From what a caller says to usage; the laws of its memory are in properties/."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Context, Decimal
 from typing import Any
 
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from marketplace_metering_async.errors import InvalidRecordError
+from marketplace_metering_async.ledger import usage as usage_module
 from marketplace_metering_async.ledger.usage import UsageReader
 from marketplace_metering_async.quantities import of_millionths
 
@@ -124,3 +126,35 @@ def test_one_of_many_that_cannot_be_read_is_refused_alone(odd: Any) -> None:
 
     assert isinstance(refused, InvalidRecordError)
     assert str(refused).startswith("usages[3]: expected a mapping that can be read, got")
+
+
+def test_keys_are_remembered_though_there_are_more_of_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """
+    Who adds to one key after the other, again and again, meets as many known ones as before; in
+    another hour, those that come then.
+    """
+    monkeypatch.setattr(usage_module, "_REMEMBERED", 20)
+    looked_at = Counter[int]()
+    reader, at = UsageReader(), NOW
+
+    def counted(_record: object, now: datetime, _event_id: object) -> tuple[()]:
+        looked_at[now.hour] += 1
+        return ()
+
+    monkeypatch.setattr(usage_module, "_violations", counted)
+    for _ in range(2):
+        for _ in range(10):
+            for number in range(25):
+                who = f"{number:012d}"
+                reader.usage(
+                    at,
+                    dimension="requests",
+                    quantity=1,
+                    product_code="product",
+                    customer_aws_account_id=who,
+                )
+        at += timedelta(hours=1)
+
+    assert max(looked_at.values()) < 25 + 25 + 9 * 5
