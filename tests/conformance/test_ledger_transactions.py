@@ -1,7 +1,7 @@
 """Usage as a part of the caller's own transaction in PostgreSQL."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -479,28 +479,35 @@ async def test_what_a_caller_asks_for_in_between_leaves_no_false_word(
 
 
 class _Cancelling(asyncpg.Connection):  # type: ignore[misc]  # asyncpg has no types here
-    """A connection that cancels who asks for something, once that has left."""
+    """A connection that cancels who asks for something, once that has left, and maybe again."""
 
     at = ""
+    again: Sequence[float] = ()
     whom: asyncio.Task[Any]
 
     async def execute(self, query: str, *values: Any, **settings: Any) -> Any:
-        self._cancel_soon(query)
+        if self._cancel_soon(query) and self.again:
+            for delay in self.again:
+                asyncio.get_running_loop().call_later(delay, self.whom.cancel)
+            query = f"SELECT pg_sleep(0.1); {query}"
         return await super().execute(query, *values, **settings)
 
     async def fetch(self, query: str, *values: Any, **settings: Any) -> Any:
         self._cancel_soon(query)
         return await super().fetch(query, *values, **settings)
 
-    def _cancel_soon(self, query: str) -> None:
-        if self.at and self.at in query:
-            self.at = ""
-            asyncio.get_running_loop().call_soon(self.whom.cancel)
+    def _cancel_soon(self, query: str) -> bool:
+        if not (self.at and self.at in query):
+            return False
+        self.at = ""
+        asyncio.get_running_loop().call_soon(self.whom.cancel)
+        return True
 
 
+@pytest.mark.parametrize("again", [(), (0.02, 0.04)])
 @pytest.mark.parametrize("at", ["SAVEPOINT", "AS sees_all", "marketplace_metering.arr", "RELEASE"])
 async def test_a_call_that_is_cancelled_leaves_the_callers_transaction_usable(
-    home: House, place: str, at: str
+    home: House, place: str, at: str, again: Sequence[float]
 ) -> None:
     """
     Such as by a timeout that the caller goes on after: a transaction that had failed would commit
@@ -511,7 +518,7 @@ async def test_a_call_that_is_cancelled_leaves_the_callers_transaction_usable(
         await connection.execute("CREATE TABLE orders ()")
         async with connection.transaction():
             await connection.execute("INSERT INTO orders DEFAULT VALUES")
-            connection.at = at
+            connection.at, connection.again = at, again
             connection.whom = adding = asyncio.create_task(
                 home.use(5, event_id="e", connection=connection)
             )

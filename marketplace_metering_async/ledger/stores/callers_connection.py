@@ -4,11 +4,13 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Final
 
 from marketplace_metering_async.errors import LedgerError, LedgerOutcomeUnknownError
 from marketplace_metering_async.ledger.stores.postgresql_errors import failed, text_of
 
+_SECONDS: Final = 60.0
+"""For which a cancelled caller waits for one statement at most: it may be a server that is gone."""
 _NO_TRANSACTION = (
     "connection: begin a transaction on it first, of which usage is to be a part, such as "
     "`async with connection.transaction()` with asyncpg, `engine.begin()` or `session.begin()` "
@@ -103,16 +105,17 @@ async def _taken_back(connection: Any, asyncpg: Any) -> bool:  # noqa: ANN401
 
 async def _whole(connection: Any, statement: str) -> asyncio.CancelledError | None:  # noqa: ANN401
     """
-    Let a *statement* end, and return what has cancelled the caller meanwhile.
+    Let a *statement* end, within a minute, and return what has cancelled the caller meanwhile.
 
     Broken off, it would leave a transaction that has failed, or one whose savepoint nobody knows
     of; and what fails commits nothing, which neither the server nor a driver calls an error.
     """
-    executing = asyncio.ensure_future(connection.execute(statement))
-    try:
-        await asyncio.shield(executing)
-    except asyncio.CancelledError as cancelled:
-        await asyncio.wait((executing,))
-        executing.result()
-        return cancelled
-    return None
+    executing = asyncio.ensure_future(connection.execute(statement, timeout=_SECONDS))
+    cancelled = None
+    while not executing.done():
+        try:
+            await asyncio.wait((executing,))
+        except asyncio.CancelledError as error:  # and maybe once more
+            cancelled = error
+    executing.result()
+    return cancelled
