@@ -102,7 +102,8 @@ class UsageBatcher:
         dimension, hour), records that differ are all Rejected with ConflictingRecordsError while
         none of them has left. One that comes later waits for the verdict of what left; it is
         Rejected with KeyAlreadySentError unless that one is not metered for certain. Keys are
-        remembered for the latest 100,000 records.
+        remembered for the latest 100,000 records. So it is with one customer's hour by product code
+        and by license, but only while the first of them has no verdict.
 
         Cancelling takes back a record that has not left; after that it may still be metered, and
         its verdict is lost to you. Others are not affected.

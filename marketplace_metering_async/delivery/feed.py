@@ -121,6 +121,7 @@ class Feed(Door):
         self._by_key: dict[Key, Entry] = {}
         self._sent: OrderedDict[Key, RecordResult] = OrderedDict()
         self._schemes: SchemeOverlaps | None = None  # once a record had a license
+        self._awaited: set[Entry] = set()  # by records of the other scheme
         backlog = Backlog(self._records_at, product_code=product_code, linger=linger)
         self.delivery = Delivery(shared, backlog, self)
 
@@ -161,9 +162,8 @@ class Feed(Door):
 
         Returns: positions that get no result any more: none where it may be sent all the same.
         """
-        entry = self._by_key.get(record.key(self._product_code))
-        if entry is None and self._schemes is not None:  # it may wait for one of the other scheme
-            entry = next((one for one in self._entries.values() if position in one.others), None)
+        of_other_scheme = (one for one in self._awaited if position in one.others)
+        entry = self._by_key.get(record.key(self._product_code)) or next(of_other_scheme, None)
         if entry is None:
             return []
         gone: list[int] = []
@@ -186,9 +186,10 @@ class Feed(Door):
     def _join_first(self, position: int, given: object, record: UsageRecord, key: Key) -> None:
         if (result := self._sent.get(key)) is not None:
             if not is_same(cast("UsageRecord", result.record), record):
-                self.reject(position, given, KeyAlreadySentError((result.position, position)))
-                return
-            if result.status is not RecordStatus.UNCONFIRMED:
+                if result.metered is not False:
+                    self.reject(position, given, KeyAlreadySentError((result.position, position)))
+                    return
+            elif result.status is not RecordStatus.UNCONFIRMED:
                 verdict = result.verdict._replace(duplicate_of=result.position)
                 self._give(RecordResult(position, given, verdict, result.metering_record_id))
                 return
@@ -219,6 +220,7 @@ class Feed(Door):
             if other.sent:
                 self._schemes.forget(entry.position, entry.record)
                 other.others[entry.position] = (entry.given, entry.record)
+                self._awaited.add(other)
                 return True
         if others:
             positions = [*(other.position for other in others), entry.position]
@@ -293,6 +295,7 @@ class Feed(Door):
 
     def _forget(self, entry: Entry) -> None:
         del self._by_key[entry.key]
+        self._awaited.discard(entry)
         if self._schemes is not None:
             self._schemes.forget(entry.position, entry.record)
         if not entry.sent:
@@ -302,7 +305,7 @@ class Feed(Door):
         """Keep what may be on file with the service for those of its key that come later."""
         if not self._keys_remembered:
             return
-        if result.metered is not False:
+        if result.metered is not False or result.status is RecordStatus.DUPLICATE_RECORD:
             position, record_id = result.position, result.metering_record_id
             self._sent[entry.key] = RecordResult(position, entry.record, result.verdict, record_id)
             self._sent.move_to_end(entry.key)

@@ -290,3 +290,24 @@ def test_what_differs_from_a_record_that_is_not_metered_is_sent(
 
     assert [RecordStatus.DUPLICATE_RECORD, RecordStatus.SUCCESS] == [first.status, second.status]
     assert first.metered is False
+
+
+def test_what_the_service_refuses_as_a_duplicate_is_not_sent_again() -> None:
+    """
+    Whoever tries again, as in a loop, learns the same without a call; only another record is sent.
+    """
+    service = MemoryService()
+    (on_file,) = usage(1)
+    other = evolve(on_file, quantity=7)
+
+    async def run() -> list[RecordResult]:
+        async with client_of(service) as client:
+            await client.batch_meter_usage([on_file])
+            async with UsageBatcher(client, linger=0) as batcher:
+                return [await batcher.meter(other) for _ in range(3)]
+
+    results = run_virtual(run())
+
+    assert 3 * [RecordStatus.DUPLICATE_RECORD] == [result.status for result in results]
+    assert [None, 0, 0] == [result.duplicate_of for result in results]
+    assert 2 == len(service.sizes)
