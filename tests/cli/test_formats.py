@@ -459,7 +459,7 @@ def test_a_file_is_read_once_whatever_it_is_called(
         sources_of(["usage.jsonl", "/dev/null", "/dev/null", other])
 
 
-@pytest.mark.parametrize("names", [["usage.jsonl", "usage.jsonl.gz"], ["a/u.gz", "./a/u"]])
+@pytest.mark.parametrize("names", [["usage.jsonl", "usage.jsonl.gz"], ["a/u.gz", "a/../a/u"]])
 def test_nor_with_what_it_was_compressed_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: list[str]
 ) -> None:

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from marketplace_metering_async.aws import wire
 from marketplace_metering_async.cli.input.line_numbers import LineNumbers
-from marketplace_metering_async.cli.output.console import lasting
+from marketplace_metering_async.cli.output.console import lasting, printable
 from marketplace_metering_async.cli.output.result_fields import complaint
 from marketplace_metering_async.clock import ClockBounds, SystemClock
 from marketplace_metering_async.delivery.admission import Admission
@@ -167,7 +167,7 @@ class Plan:
         for name, text in self._rows(calls_per_second):
             table.add_row(name, Text(text))
         if target is not None:
-            table.add_row("to", Text(str(target)))
+            table.add_row("to", Text(printable(str(target))))
         return table
 
     def _rows(self, calls_per_second: float) -> Iterator[tuple[str, str]]:

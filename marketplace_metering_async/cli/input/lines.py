@@ -245,7 +245,7 @@ def _require_different(names: Iterable[str]) -> None:
     """
     results = None if sys.stdout is None else os.fstat(1)
     known: dict[tuple[int, int], str] = {}
-    plain_names: dict[Path, str] = {}
+    plain_names: dict[str, str] = {}
     for name in names:
         found = os.fstat(0) if name == STDIN else Path(name).stat()
         if not stat.S_ISREG(found.st_mode):  # what is read of a stream is gone
@@ -256,7 +256,7 @@ def _require_different(names: Iterable[str]) -> None:
         if file in known:
             raise UsageFileError(f"{name}: is the same file as {known[file]}; give it once")
         known[file] = name
-        other = plain_names.setdefault(Path(name.removesuffix(".gz")).absolute(), name)
+        other = plain_names.setdefault(str(Path(name).resolve()).removesuffix(".gz"), name)
         if other != name:
             raise UsageFileError(
                 f"{name}: is {other} with or without .gz; give one of them, or rename it"

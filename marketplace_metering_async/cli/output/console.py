@@ -108,7 +108,11 @@ class Console(rich.console.Console):
         self.log_as = log
 
     def print(self, *what: Any, **how: Any) -> None:  # noqa: ANN401 - as rich has it
-        """Print for people, where a text controls no terminal; or as a line of the log."""
+        """
+        Print for people, where no text controls the terminal, or as a line of the log.
+
+        Who makes a table sees to its cells.
+        """
         if self.log_as.format is LogFormat.TEXT:
             shown = (printable(one) if isinstance(one, str) else one for one in what)
             super().print(*shown, **how)

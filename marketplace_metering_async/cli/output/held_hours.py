@@ -49,7 +49,7 @@ def _list(records: Iterable[UsageRecord], console: Console) -> None:
     units: Counter[tuple[str, str, str]] = Counter()
     for record in records:
         hour = f"{record.timestamp:%Y-%m-%dT%H:%MZ}"
-        row = (hour, record.product_code or "", printable(record.dimension))
+        row = (hour, printable(record.product_code or ""), printable(record.dimension))
         customers[row] += 1
         units[row] += millionths(record.quantity)
     if not customers:
