@@ -9,6 +9,7 @@ import asyncpg
 import pytest
 from support.ledgers import (
     PostgresServer,
+    change,
     connections_of,
     execute,
     house_at,
@@ -18,6 +19,8 @@ from support.ledgers import (
 
 from marketplace_metering_async import LedgerOutcomeUnknownError, LedgerUnusableError
 from marketplace_metering_async.ledger.stores import postgresql, postgresql_connections
+
+_WAITING = "FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
 
 
 @pytest.fixture
@@ -128,6 +131,7 @@ async def test_what_no_standby_has_is_not_acknowledged(
         for _ in range(pieces):
             await house.use(1)
         await configure(careless, synchronous_standby_names="nobody", client_min_messages="error")
+        await _commits_wait(careless.url)
         ending = asyncio.create_task(_end_what_waits_for_a_standby(careless.url, how))
         with pytest.raises(LedgerOutcomeUnknownError, match="whether this was stored is unknown"):
             await house.use(10, event_id="e")
@@ -140,11 +144,22 @@ async def test_what_no_standby_has_is_not_acknowledged(
         assert pieces + 10 == (await house.balance()).recorded
 
 
+async def _commits_wait(url: str) -> None:
+    """Wait until commits do: a process of the server's lets the others know, when it gets to it."""
+    waits = 0
+    while not waits:
+        commit = execute(
+            url, "CREATE TABLE IF NOT EXISTS probe (); INSERT INTO probe DEFAULT VALUES"
+        )
+        probe = asyncio.create_task(commit)
+        while not (probe.done() or waits):
+            ((waits,),) = await change(url, f"SELECT count(pg_cancel_backend(pid)) {_WAITING}")
+        await probe
+
+
 async def _end_what_waits_for_a_standby(url: str, how: str) -> None:
     while True:
-        await execute(
-            url, f"SELECT pg_{how}_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
-        )
+        await execute(url, f"SELECT pg_{how}_backend(pid) {_WAITING}")
         await asyncio.sleep(0.05)
 
 
