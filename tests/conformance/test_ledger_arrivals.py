@@ -14,6 +14,7 @@ from support.ledgers import (
     a_caller,
     change,
     execute,
+    hours_read,
     house_at,
     new_postgres_database,
     until_somebody_waits,
@@ -31,8 +32,7 @@ from marketplace_metering_async import (
 )
 from marketplace_metering_async.events import UsageEndedUnmetered, WarningIssued
 from marketplace_metering_async.ledger import group_commit
-from marketplace_metering_async.ledger.open_hours import OpenHour
-from marketplace_metering_async.ledger.stores import adding, postgresql, postgresql_connections
+from marketplace_metering_async.ledger.stores import postgresql, postgresql_connections
 from marketplace_metering_async.ledger.stores.postgresql_errors import was_kept_waiting
 
 CUSTOMER: dict[str, Any] = {"product_code": "product", "customer_aws_account_id": ACCOUNT}
@@ -334,13 +334,7 @@ async def test_what_is_too_old_to_be_sent_reads_nothing_of_its_customers_past(
         if has_license:
             await house.use(1, license_arn=LICENSE)
         house.clock.step(days=60)
-        read: list[OpenHour] = []
-
-        def read_hour(*row: Any) -> OpenHour:
-            read.append(OpenHour(*row))
-            return read[-1]
-
-        monkeypatch.setattr(adding, "OpenHour", read_hour)
+        read = hours_read(monkeypatch)
         async with a_caller(place) as connection:
             added = await house.use(
                 2,

@@ -5,13 +5,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from support.ledgers import ACCOUNT, HOUR, NOON, House, house_at
+from support.ledgers import ACCOUNT, HOUR, NOON, House, hours_read, house_at
 
 from marketplace_metering_async import EventTooOldError, HourState, InvalidRecordError
 from marketplace_metering_async.events import UsageEndedUnmetered, WarningIssued
 from marketplace_metering_async.ledger import operations
-from marketplace_metering_async.ledger.open_hours import OpenHour
-from marketplace_metering_async.ledger.stores import adding
 from marketplace_metering_async.sandbox import FaultKind, Product, Refusal
 
 THIS_HOUR = NOON.replace(minute=0)
@@ -117,13 +115,7 @@ async def test_an_end_reads_nothing_of_the_customers_past(
     await house.relay_after(hours=1)
     await house.use(1, at=NOON - 40 * HOUR, dimension="first")
     await house.use(1, dimension="second")
-    read: list[OpenHour] = []
-
-    def read_hour(*row: Any) -> OpenHour:
-        read.append(OpenHour(*row))
-        return read[-1]
-
-    monkeypatch.setattr(adding, "OpenHour", read_hour)
+    read = hours_read(monkeypatch)
     await house.ledger.close_customer(**CUSTOMER, at=NOON - 2 * HOUR)
 
     assert len(read) < 30
@@ -331,13 +323,7 @@ async def test_what_is_too_old_to_be_sent_reads_nothing_of_its_customers_past(
     if has_license:
         await house.use(1, license_arn=LICENSE, at=NOON + timedelta(minutes=1))
     house.clock.step(days=60)
-    read: list[OpenHour] = []
-
-    def read_hour(*row: Any) -> OpenHour:
-        read.append(OpenHour(*row))
-        return read[-1]
-
-    monkeypatch.setattr(adding, "OpenHour", read_hour)
+    read = hours_read(monkeypatch)
     second = LICENSE if has_license else None
     had, had_not = await asyncio.gather(
         *(house.use(2, at=NOON - ago * HOUR, license_arn=second) for ago in (9, hours))

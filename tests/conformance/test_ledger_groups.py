@@ -15,14 +15,14 @@ from support.ledgers import (
     NOON,
     House,
     a_caller,
+    hours_read,
     house_at,
     refuse_thirteen,
     until_somebody_waits,
 )
 
 from marketplace_metering_async import AddedUsage, LedgerClosedError, UsageRefusedError, UsageToAdd
-from marketplace_metering_async.ledger.open_hours import OpenHour
-from marketplace_metering_async.ledger.stores import adding, postgresql
+from marketplace_metering_async.ledger.stores import postgresql
 from marketplace_metering_async.ledger.stores.postgresql_connections import PostgresConnections
 
 OTHER = "000000000002"
@@ -97,17 +97,11 @@ async def test_a_late_event_reads_the_past_of_its_own_key(
     for ago in hours:
         at = NOON - ago * HOUR
         await asyncio.gather(*(house.use(1, customer_aws_account_id=key, at=at) for key in keys))
-    loaded: list[int] = []
-
-    def counted(hour: int, *members: Any) -> OpenHour:
-        loaded.append(hour)
-        return OpenHour(hour, *members)
-
-    monkeypatch.setattr(adding, "OpenHour", counted)
+    read = hours_read(monkeypatch)
     late = house.use(1, customer_aws_account_id=keys[5], at=NOON - len(hours) * HOUR)
     await asyncio.gather(late, *(house.use(1, customer_aws_account_id=key) for key in keys))
 
-    assert len(loaded) <= len(hours)
+    assert len(read) <= len(hours)
 
 
 async def test_who_want_what_others_have_added_to_take_their_turns(

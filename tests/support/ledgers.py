@@ -15,10 +15,14 @@ from unittest.mock import patch
 from urllib.parse import urlsplit
 from uuid import uuid4
 
+import pytest
+
 from marketplace_metering_async import RetryPolicy, UsageLedger
 from marketplace_metering_async.client import MarketplaceMeteringClient
 from marketplace_metering_async.events import RelayBlocked
+from marketplace_metering_async.ledger.open_hours import OpenHour
 from marketplace_metering_async.ledger.relay import SLICE
+from marketplace_metering_async.ledger.stores import adding
 from marketplace_metering_async.ledger.stores.migrations import schema_of
 from marketplace_metering_async.ledger.stores.postgresql import PostgresStore
 from marketplace_metering_async.ledger.stores.sqlite import SqliteStore
@@ -327,6 +331,18 @@ async def change(url: str, statement: str) -> list[Any]:
             return [tuple(row) for row in await connection.fetch(statement)]
     finally:
         await connection.close()
+
+
+def hours_read(monkeypatch: pytest.MonkeyPatch) -> list[OpenHour]:
+    """Return a list to which each hour comes that a store reads from now on to change it."""
+    read: list[OpenHour] = []
+
+    def read_hour(*row: Any) -> OpenHour:
+        read.append(OpenHour(*row))
+        return read[-1]
+
+    monkeypatch.setattr(adding, "OpenHour", read_hour)
+    return read
 
 
 @asynccontextmanager
