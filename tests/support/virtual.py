@@ -52,13 +52,17 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 
 class VirtualClock:
-    """The clock of the running virtual loop."""
+    """The clock of the running loop: a virtual one begins at 0, another with the first look."""
 
     def __init__(self, start: datetime = START) -> None:
         self.start = start
+        self._began: float | None = None
 
     def now(self) -> datetime:
-        return self.start + timedelta(seconds=self.monotonic())
+        if self._began is None:  # another loop's time is for how long the machine has been up
+            is_virtual = isinstance(asyncio.get_running_loop(), VirtualLoop)
+            self._began = 0.0 if is_virtual else self.monotonic()
+        return self.start + timedelta(seconds=self.monotonic() - self._began)
 
     def monotonic(self) -> float:
         return asyncio.get_running_loop().time()
